@@ -1,0 +1,1 @@
+"""Octet's integer operators, as Relax operators."""
