@@ -1,0 +1,1 @@
+"""Tensor expressions of the integer operators, one module a family."""

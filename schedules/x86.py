@@ -1,0 +1,153 @@
+"""Schedules of the convolutions on x86, whatever the width of its vectors.
+
+A register tile of ``pixels`` neighbouring outputs x ``blocks`` vectors of output channels stays in registers during the
+whole reduction; each step loads ``blocks`` weight vectors, broadcasts one group of input channels a pixel, and issues
+``pixels * blocks`` dot products. The outermost loop runs over output channels, so that a slice of the weights stays in
+the L2 cache while the image passes by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm.s_tir import Schedule
+
+from .compute.conv2d import Conv2d, conv2d, depthwise_conv2d, needs_surround, padded_channels
+from .intrinsics.x86 import DotProduct
+
+ACCUMULATORS = {32: 24, 16: 12}
+"""Registers of the tile by registers of the instruction set. With 28 of 32, LLVM spills inside a parallel loop."""
+
+LATENCY_BOUND_TILE = {32: 10, 16: 8}
+"""A tile below this many accumulators waits for its own results: 5 cycles of latency, two dot products a cycle."""
+
+MAX_TILE_PIXELS = 14
+"""Pixels of a tile; more would not fit the addressing of one basic block and leaves fewer weight vectors to reuse."""
+
+MIN_PARALLEL_MACS = 200_000
+"""Below this much work a kernel ends sooner than a second thread wakes up."""
+
+DEPTHWISE_TILE = 8
+"""Output columns of a depthwise tile: their inputs overlap, and 8 sums and 10 inputs fit 32 registers."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A register tile, and the number of output columns it computes when it does not divide the width."""
+
+    pixels: int
+    blocks: int
+    columns: int
+
+
+def _divisors(value: int, limit: int) -> list[int]:
+    return [d for d in range(1, min(value, limit) + 1) if value % d == 0]
+
+
+def choose_tile(problem: Conv2d, dot: DotProduct) -> Tile:
+    """The tile with the least cost a multiplication, by a count of the instructions in the inner loop.
+
+    A step of the reduction costs ``pixels * blocks`` dot products, two a cycle, and ``pixels + blocks`` loads, two a
+    cycle, half of which hide behind the dot products; too few accumulators cost latency. A width without a good divisor
+    is computed with up to ``pixels - 1`` columns more, which are cropped.
+    """
+    width = problem.output_size[1]
+    blocks_in_all = padded_channels(problem.oc) // dot.lanes
+    best: tuple[float, Tile] | None = None
+    for pixels in range(1, min(width, MAX_TILE_PIXELS) + 1):
+        columns = -(-width // pixels) * pixels
+        for blocks in _divisors(blocks_in_all, 8):
+            tile = pixels * blocks
+            if tile > ACCUMULATORS[dot.registers]:
+                continue
+            cycles = max(tile, LATENCY_BOUND_TILE[dot.registers]) + 0.35 * (pixels + blocks)
+            crop = 1.0 if columns == width else 1.08
+            cost = cycles / tile * columns / width * crop
+            if best is None or cost < best[0]:
+                best = cost, Tile(pixels, blocks, columns)
+    assert best is not None
+    return best[1]
+
+
+def schedule_conv2d(problem: Conv2d, dot: DotProduct, tile: Tile | None = None) -> Schedule:
+    """The convolution, tensorised with ``dot``; ``tile`` defaults to :func:`choose_tile`."""
+    tile = tile or choose_tile(problem, dot)
+    s = Schedule(conv2d(problem, dot, tile.columns))
+    accumulate, result = s.get_sblock("accumulate"), s.get_sblock("result")
+    n, h, w, c = s.get_loops(result)
+    c_block, lane = s.split(c, [None, dot.lanes])
+    w_tile, pixel = s.split(w, [None, tile.pixels])
+    c_tile, block = s.split(c_block, [None, tile.blocks])
+    s.reorder(n, c_tile, h, w_tile, pixel, block, lane)
+    s.set_scope(accumulate, 0, "local")
+    s.compute_at(accumulate, w_tile, preserve_unit_loops=True)
+    pixel_in, block_in, lane_in, kh, kw, ko, _ki = s.get_loops(accumulate)[-7:]
+    s.reorder(kh, kw, ko, pixel_in, block_in, lane_in)
+    rows = s.fuse(n, c_tile, h)
+    _parallel(s, rows, problem)
+    init = s.decompose_reduction(accumulate, kh)
+    s.tensorize(lane_in, dot.intrinsic)
+    s.unroll(pixel_in)
+    s.unroll(block_in)
+    init_pixel, init_block, init_lane = s.get_loops(init)[-3:]
+    s.vectorize(init_lane)
+    s.unroll(init_block)
+    s.unroll(init_pixel)
+    s.vectorize(lane)
+    s.unroll(block)
+    s.unroll(pixel)
+    _schedule_copies(s, problem, needs_surround(problem, dot, _columns_read(problem, tile)), dot.lanes * dot.depth)
+    return s
+
+
+def schedule_depthwise_conv2d(problem: Conv2d, dot: DotProduct) -> Schedule:
+    """The depthwise convolution: one vector of channels, a few columns, the window unrolled.
+
+    LLVM turns the 32-bit product of two widened narrow numbers into a 16-bit multiply-add, so no intrinsic is needed.
+    """
+    s = Schedule(depthwise_conv2d(problem))
+    accumulate, result = s.get_sblock("accumulate"), s.get_sblock("result")
+    n, h, w, c = s.get_loops(result)
+    c_block, lane = s.split(c, [None, dot.lanes])
+    pixels = max(_divisors(problem.output_size[1], DEPTHWISE_TILE))
+    w_tile, pixel = s.split(w, [None, pixels])
+    s.reorder(n, h, c_block, w_tile, pixel, lane)
+    s.set_scope(accumulate, 0, "local")
+    s.compute_at(accumulate, w_tile, preserve_unit_loops=True)
+    pixel_in, lane_in, kh, kw = s.get_loops(accumulate)[-4:]
+    s.reorder(kh, kw, pixel_in, lane_in)
+    rows = s.fuse(n, h)
+    _parallel(s, rows, problem)
+    s.vectorize(lane_in)
+    init = s.decompose_reduction(accumulate, kh)
+    s.unroll(pixel_in)
+    s.unroll(kw)
+    s.unroll(kh)
+    s.unroll(s.get_loops(init)[-2])
+    s.vectorize(lane)
+    s.unroll(pixel)
+    _schedule_copies(s, problem, any(problem.padding), dot.lanes)
+    return s
+
+
+def _columns_read(problem: Conv2d, tile: Tile) -> int:
+    return (tile.columns - 1) * problem.strides[1] + (problem.kernel[1] - 1) * problem.dilation[1] + 1
+
+
+def _parallel(s: Schedule, loop: tvm.s_tir.schedule.LoopRV, problem: Conv2d) -> None:
+    if problem.macs >= MIN_PARALLEL_MACS:
+        s.parallel(loop)
+
+
+def _schedule_copies(s: Schedule, problem: Conv2d, surrounded: bool, vector: int) -> None:
+    """The copies before and after: rows in parallel, channels in vectors."""
+    names = ["surrounded"] if surrounded else []
+    if any(s.get(block).name_hint == "cropped" for block in s.get_child_blocks(s.get_sblock("root"))):
+        names.append("cropped")
+    for name in names:
+        n, h, _, c = s.get_loops(s.get_sblock(name))
+        channels = int(s.get(c).extent)
+        widest = max(_divisors(channels, vector))
+        s.vectorize(s.split(c, [None, widest])[1])
+        _parallel(s, s.fuse(n, h), problem)
