@@ -1,0 +1,161 @@
+"""A loaded library, ready to be called."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm_ffi
+
+from pipeline.errors import LibraryError
+from pipeline.runtime import cpu, threads, tvm_runtime
+from pipeline.runtime.arguments import by_position, checked
+from pipeline.runtime.library import read_manifest
+from pipeline.runtime.manifest import Manifest, TensorInfo
+from pipeline.runtime.timing import Timing, measure
+
+Array = npt.NDArray[Any]
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
+    """Load the library that ``octet compile`` wrote to ``path``.
+
+    **A library is a program: loading it runs its code with your rights. Load only files you trust.** What is checked
+    here finds damaged files and wrong machines; it cannot tell a good program from a bad one.
+
+    ``threads``: how many threads a call runs on; by default this machine's physical cores.
+
+    Raises:
+        LibraryError: the file is missing, damaged or not Octet's, this CPU lacks something that its code needs, it was
+            compiled with another version of TVM, or TVM's runtime is not installed.
+        InputError: ``threads`` makes no sense.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    _check_cpu(path, manifest)
+    tvm_runtime.check_versions(manifest)
+    return Model(tvm_runtime.load_virtual_machine(path), manifest, threads)
+
+
+def _check_cpu(path: Path, manifest: Manifest) -> None:
+    missing = cpu.missing_features(manifest.cpu_features)
+    if missing:
+        raise LibraryError(
+            f"{path} was compiled for {manifest.target} and needs {', '.join(missing)}; this CPU lacks it; "
+            "recompile the model here with --target native, or with --target llvm for any 64-bit x86 CPU"
+        )
+
+
+class Model:
+    """A compiled network: call it with its inputs. May be called from several threads, which then take turns."""
+
+    def __init__(self, machine: Any, manifest: Manifest, threads_wanted: int | None = None) -> None:
+        self.manifest = manifest
+        self.threads = threads.reserve(threads_wanted)
+        """How many threads a call runs on."""
+        self._machine = machine
+        self._main = machine["main"]
+        self._staging: dict[str, Array] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> list[TensorInfo]:
+        """What a call takes."""
+        return list(self.manifest.inputs)
+
+    @property
+    def outputs(self) -> list[TensorInfo]:
+        """What a call gives."""
+        return list(self.manifest.outputs)
+
+    def __call__(self, *values: Any) -> Array | dict[str, Array]:
+        """Run the network once.
+
+        ``values``: one for each input in order, or a single dict by input name; each a numpy array or anything with
+        DLPack in host memory, of exactly the shape and dtype that :attr:`inputs` says. An array that is contiguous and
+        aligned (see ``manifest.input_alignment``) goes in without a copy.
+
+        Returns the output as a new numpy array, or a dict by output name where there are several.
+
+        Raises:
+            InputError: a value is missing, too many, or of the wrong type, shape or dtype.
+        """
+        arrays = [
+            checked(value, info)
+            for value, info in zip(by_position(values, self.manifest.inputs), self.manifest.inputs, strict=True)
+        ]
+        with self._lock:  # the virtual machine keeps its registers to itself: two calls at once would mix them up
+            results = threads.run(self.threads, lambda: self._run(arrays))
+        if len(results) == 1:
+            return results[0]
+        return {info.name: array for info, array in zip(self.manifest.outputs, results, strict=True)}
+
+    def time(self, *values: Any, warmup: float = 0.5, seconds: float = 2.0, repeat: int | None = None) -> Timing:
+        """Time calls with ``values`` (as for a call; none: random data, the same each time).
+
+        Calls for ``warmup`` seconds without counting, then for ``seconds`` seconds, or ``repeat`` times if given.
+        """
+        if not values:
+            values = (self.random_inputs(),)
+        shape = self.manifest.inputs[0].shape if self.manifest.inputs else ()
+        batch = shape[0] if len(shape) > 1 else 1
+        return measure(
+            lambda: self(*values),
+            warmup=warmup,
+            seconds=seconds,
+            repeat=repeat,
+            batch=max(1, batch),
+            threads=self.threads,
+        )
+
+    def random_inputs(self, seed: int = 0) -> dict[str, Array]:
+        """Data that fits :attr:`inputs`: integers from 0 to 100, or normal floats; the same for the same ``seed``."""
+        rng = np.random.default_rng(seed)
+        inputs = {}
+        for info in self.manifest.inputs:
+            array = aligned_empty(info, self.manifest.input_alignment)
+            if np.dtype(info.dtype).kind == "f":
+                array[...] = rng.standard_normal(info.shape, dtype="float32")
+            else:
+                array[...] = rng.integers(0, 2 if info.dtype == "bool" else 101, info.shape)
+            inputs[info.name] = array
+        return inputs
+
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
+        tensors = [
+            tvm_ffi.from_dlpack(self._aligned(array, info))
+            for array, info in zip(arrays, self.manifest.inputs, strict=True)
+        ]
+        result = self._main(*tensors)
+        outputs = [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
+        if len(outputs) != len(self.manifest.outputs):
+            raise LibraryError(
+                f"the library gave {len(outputs)} outputs and its manifest promises {len(self.manifest.outputs)}; "
+                "compile the model again"
+            )
+        # A copy: what the machine gives may be one of its inputs or its constants.
+        return [np.from_dlpack(output).copy() for output in outputs]
+
+    def _aligned(self, array: Array, info: TensorInfo) -> Array:
+        """``array`` itself if the code can read it in place, else a copy in a buffer that the model keeps."""
+        flags = array.flags
+        if flags.c_contiguous and flags.writeable and array.ctypes.data % self.manifest.input_alignment == 0:
+            return array
+        if info.name not in self._staging:
+            self._staging[info.name] = aligned_empty(info, self.manifest.input_alignment)
+        np.copyto(self._staging[info.name], array)
+        return self._staging[info.name]
+
+
+def aligned_empty(info: TensorInfo, alignment: int) -> Array:
+    """An array for ``info``, not initialised, at an address that ``alignment`` divides."""
+    dtype = np.dtype(info.dtype)
+    size = int(np.prod(info.shape, dtype=np.int64)) * dtype.itemsize
+    buffer = np.empty(size + alignment, np.uint8)
+    start = -buffer.ctypes.data % alignment
+    return buffer[start : start + size].view(dtype).reshape(info.shape)
