@@ -1,0 +1,41 @@
+"""QLinearConv → DequantizeLinear (input, weight, bias), Conv, QuantizeLinear.
+
+The int32 bias has scale ``x_scale * w_scale`` and no zero point, as the operator defines it. Per-channel weights keep
+their vectors on axis 0. Does not: take the com.microsoft variant with channels_last.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.frontend.graph import Graph, Node
+from pipeline.frontend.normalize._rewrite import Rewrite
+
+
+def expand_qlinear_conv(graph: Graph) -> None:
+    """Rewrite every QLinearConv."""
+    graph.sweep(_expand)
+
+
+def _expand(graph: Graph, node: Node) -> list[Node] | None:
+    if not node.is_op("QLinearConv"):
+        return None
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = node.inputs[:8]
+    rewrite = Rewrite(graph, node)
+    inputs = [
+        rewrite.dequantize(x, x_scale, x_zero),
+        rewrite.dequantize(w, w_scale, _as_long_as(graph, w_zero, w_scale), axis=0),
+    ]
+    if node.input(8):
+        bias_scale = rewrite.product(x_scale, w_scale)
+        inputs.append(rewrite.dequantize(node.input(8), bias_scale, "", axis=0, suffix="dq_bias"))
+    rewrite.quantize(rewrite.main("Conv", inputs), y_scale, y_zero)
+    return rewrite.nodes
+
+
+def _as_long_as(graph: Graph, zero: str, scale: str) -> str:
+    """One zero point for a vector of scales is valid here, but not in DequantizeLinear."""
+    value, scales = graph.constant(zero), graph.constant(scale)
+    if value is None or scales is None or value.size == scales.size:
+        return zero
+    return graph.add_constant(zero, np.full(scales.shape, value.reshape(-1)[0], value.dtype))

@@ -1,0 +1,77 @@
+"""TVM's ONNX importer with node names. The only module of the front end that imports TVM at its top."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import tvm
+from onnx import ModelProto
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from pipeline.errors import ModelError
+
+
+class _NamingImporter(onnx_frontend.ONNXGraphImporter):
+    """Binds each node's result to a variable that carries the node's name.
+
+    ``from_onnx`` leaves no trace of the ONNX names: it keeps results unbound until something uses them, and the block
+    builder then calls them lv, lv1, ... The conversions themselves are TVM's, unchanged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({}, None)
+        self.node_names: dict[str, str] = {}
+        self.current = ""
+
+    def _convert_operator(self, op_name: str, inputs: list[Any], attrs: Mapping[str, Any], opset: int) -> Any:
+        name = attrs["tvm_custom"]["name"]
+        self.current = name
+        result = super()._convert_operator(op_name, inputs, attrs, opset)
+        if not isinstance(result, relax.Call):
+            return result  # constants and tuples: binding them would hide their values from later conversions
+        var = self.bb.emit(result, name_hint=_identifier(name))
+        self.node_names[var.name] = name
+        return var
+
+
+def to_relax(model: ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
+    """(module, name of a Relax variable → name of its ONNX node). Raises :class:`ModelError` naming the node."""
+    importer = _NamingImporter()
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    printed = io.StringIO()
+    try:
+        # The importer prints what it fails on and warns of names it changes; the exception says it better.
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importer.from_onnx(model.graph, opset)
+    except Exception as error:  # noqa: BLE001 - TVM raises everything from AssertionError to TVMError
+        kind = next((n.op_type for n in model.graph.node if n.name == importer.current), "graph")
+        raise ModelError(
+            f"node {importer.current!r} ({kind}) cannot be imported: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+    return module, _with_helpers(module, importer.node_names)
+
+
+def _with_helpers(module: tvm.IRModule, named: dict[str, str]) -> dict[str, str]:
+    """Give unnamed bindings the name of the next named one in order: the node they were made for."""
+    names: dict[str, str] = {}
+    pending: list[str] = []
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            pending.append(binding.var.name)
+            if binding.var.name in named:
+                names.update(dict.fromkeys(pending, named[binding.var.name]))
+                pending.clear()
+    return names
+
+
+def _identifier(name: str) -> str:
+    """A valid TVMScript identifier, so that dumps of the module can be read back."""
+    clean = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return clean if clean[:1].isalpha() or clean.startswith("_") else f"n_{clean}"
