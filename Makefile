@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml requirements/build.txt requirements/constraints.txt
 	@echo "setting up $(VENV) (some minutes the first time)"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -r requirements/build.txt
-	@$(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[test,experiments]'
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[test,experiments]'
 	@touch $@
 
 demo: $(STAMP) ## compile a model for this machine, run it, compare with onnxruntime (MODEL=your.onnx for your own)

@@ -24,14 +24,14 @@ HEADER = f"""\
 def resolve(python: str) -> tuple[str, dict[str, str]]:
     """The interpreter's ``major.minor`` and its package versions by normalised name."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = Path(folder, "venv")
-        report = Path(folder, "report.json")
+        environment = f"{folder}/venv"
+        report = f"{folder}/report.json"
         subprocess.run([python, "-m", "venv", environment], check=True)
-        pip = [environment / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
-        subprocess.run([*pip, "-r", HERE / "build.txt"], check=True)
+        pip = [f"{environment}/bin/python", "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+        subprocess.run([*pip, "-r", f"{HERE}/build.txt"], check=True)
         options = ["--dry-run", "--ignore-installed", "--no-build-isolation", "--report", report]
         subprocess.run([*pip, *options, f"{HERE.parent}[{EXTRAS}]"], check=True)
-        answer = json.loads(report.read_text())
+        answer = json.loads(Path(report).read_text())
     version = answer["environment"]["python_version"]
     packages = {}
     for item in answer["install"]:
