@@ -1,4 +1,4 @@
-"""Seeded synthetic calibration images: smooth random fields with the spectrum and the range of normalised photographs."""
+"""Seeded synthetic images: smooth random fields with the spectrum and the range of normalised photographs."""
 
 from __future__ import annotations
 

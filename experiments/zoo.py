@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import tempfile
 import time
@@ -57,7 +56,7 @@ def model_path(name: str, kind: str = "fp32", folder: Path = DEFAULT_FOLDER) -> 
                 onnx.save(build(name), partial)
             else:
                 _quantize(model_path(name, "fp32", folder), partial)
-            os.replace(partial, path)
+            partial.replace(path)
     return path
 
 
@@ -71,7 +70,7 @@ def _quantize(source: Path, destination: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = destination.with_suffix(".prepared.onnx")
-    # The networks are feed-forward with one symbolic dimension: ONNX's own shape inference suffices, sympy is not needed.
+    # ONNX's own shape inference suffices for these feed-forward networks; the symbolic one would need sympy.
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared,
@@ -88,7 +87,7 @@ def _quantize(source: Path, destination: Path) -> None:
 def _calibration_reader() -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no type information
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             images = smooth_images(CALIBRATION_IMAGES, seed=SEED)
             self._batches: Iterator[np.ndarray] = iter(np.split(images, len(images)))

@@ -1,0 +1,101 @@
+"""Measures engines against each other in turns, A B A B, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_WORKER = Path(__file__).with_name("worker.py")
+
+# A thread pool spins a moment after its last task before it sleeps; the next engine starts after that.
+SETTLE_SECONDS = 0.02
+
+
+class EngineError(Exception):
+    """An engine could not do what it was asked; the message is the engine's own."""
+
+
+class EngineProcess:
+    """One engine in a process of its own, until ``close``."""
+
+    def __init__(self, engine: str, no_amx: bool = False) -> None:
+        self.engine = engine
+        command = [sys.executable, str(_WORKER), engine] + ["--no-amx"] * no_amx
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def prepare(self, model: Path, output: Path, batch: int, target: str) -> dict[str, Any]:
+        """``artefact`` for ``load``, the ``seconds`` it took to make and the ``peak_mib`` of memory."""
+        return self._ask(do="prepare", model=str(model), output=str(output), batch=batch, target=target)
+
+    def load(self, artefact: str, threads: int, shape: Sequence[int]) -> None:
+        self._ask(do="load", artefact=artefact, threads=threads, shape=list(shape))
+
+    def run(self, seconds: float, warm_up: int = 2, at_least: int = 3) -> list[float]:
+        """Seconds of each run."""
+        return list(self._ask(do="run", seconds=seconds, warm_up=warm_up, at_least=at_least)["seconds"])
+
+    def unload(self) -> None:
+        self._ask(do="unload")
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, **command: Any) -> dict[str, Any]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise EngineError(f"{self.engine}: no pipe to the process")
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            code = self._process.wait()
+            raise EngineError(f"{self.engine}: the process ended with code {code} while asked to {command['do']}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise EngineError(f"{self.engine}: {answer['error']}")
+        return answer
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One engine on one network: the median of each round, in milliseconds."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def best(self) -> float:
+        return min(self.rounds)
+
+    def times_slower_than(self, other: Timing) -> float:
+        """Median of the ratios round by round: what slows a whole round down falls out of it."""
+        return statistics.median(a / b for a, b in zip(self.rounds, other.rounds, strict=True))
+
+
+def alternate(processes: Sequence[EngineProcess], rounds: int, seconds: float) -> dict[str, Timing]:
+    """Runs each loaded engine for ``seconds`` a round, one after the other; a Timing by engine name."""
+    medians: dict[str, list[float]] = {process.engine: [] for process in processes}
+    for _ in range(rounds):
+        for process in processes:
+            time.sleep(SETTLE_SECONDS)
+            medians[process.engine].append(1e3 * statistics.median(process.run(seconds)))
+    return {engine: Timing(tuple(values)) for engine, values in medians.items()}

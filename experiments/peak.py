@@ -1,0 +1,50 @@
+"""Measures the most 8-bit multiply-accumulates a second that one core can do, the ground of every "limit" column."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from pipeline.targets import DeployTarget, supported_by_host
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_CHAINS = 12
+
+# Multiply-accumulates of one step of a chain in peak.c, by DeployTarget.dot.
+_MACS_PER_STEP = {"avx512vnni": 64, "avxvnni": 32, "avx2": 16}
+
+_SLICES = 40
+_SLICE_ROUNDS = 4_000_000
+
+
+def peak_gmacs(target: DeployTarget) -> float | None:
+    """GMAC/s of one core with the target's dot product, the best of several short slices.
+
+    None where the target has no dot product, this CPU cannot run it, or there is no C compiler.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if target.dot not in _MACS_PER_STEP or not supported_by_host(target) or compiler is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "peak.so"
+        command = [compiler, "-O2", "-shared", "-fPIC", str(_SOURCE), "-o", str(library)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        kernel = getattr(ctypes.CDLL(str(library)), target.dot)
+        kernel.argtypes = [ctypes.c_long]
+        kernel.restype = None
+        best = min(_time(kernel) for _ in range(_SLICES))
+    return _MACS_PER_STEP[target.dot] * _CHAINS * _SLICE_ROUNDS / best / 1e9
+
+
+def _time(kernel: ctypes._NamedFuncPointer) -> float:
+    start = time.perf_counter()
+    kernel(_SLICE_ROUNDS)
+    return time.perf_counter() - start

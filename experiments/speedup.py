@@ -1,0 +1,186 @@
+"""Measures Octet against other inference engines: the speed table and figure of the README.
+
+    python experiments/speedup.py
+    python experiments/speedup.py --networks resnet50 alexnet --engines octet onnxruntime-int8 --threads 1
+    python experiments/speedup.py --batch 32 --rounds 5 --no-amx
+
+Every engine has a process of its own. They take turns, A B A B, a short slice each, so that what disturbs the
+machine disturbs all of them; a round's figure is the median of its slice, and a ratio is the median of the rounds'
+ratios. The INT8 engines all run the same QDQ file of the zoo. Results only compare engines on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import onnx
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from experiments import zoo
+from experiments.engines import ENGINES
+from experiments.machine import describe
+from experiments.macs import count_macs
+from experiments.measure import EngineError, EngineProcess, alternate
+from experiments.peak import peak_gmacs
+from experiments.report import Report, Row, draw, to_markdown, write_json
+from pipeline.errors import TargetError
+from pipeline.targets import DeployTarget, resolve
+
+RESULTS = Path(__file__).with_name("results")
+LIBRARIES = ROOT / "build" / "speedup"
+
+AMX_REMARK = (
+    "This CPU has AMX. onnxruntime and OpenVINO use it; Octet's x86 targets do not. --no-amx holds every engine to "
+    "AVX512-VNNI, whose peak is the limit shown."
+)
+
+
+class Comparison:
+    """Runs what was asked for and gathers rows and remarks; an engine that fails on a network is left out there."""
+
+    def __init__(self, args: argparse.Namespace, target: DeployTarget, processes: Sequence[EngineProcess]) -> None:
+        self._args = args
+        self._target = target
+        self._processes = processes
+        self.peak = peak_gmacs(target)
+        self.rows: list[Row] = []
+        self.preparation: dict[str, dict[str, float]] = {}
+        self.remarks: list[str] = []
+
+    def run(self) -> None:
+        for batch in self._args.batch:
+            for network in self._args.networks:
+                artefacts = self._prepare(network, batch)
+                for threads in self._args.threads:
+                    self._measure(network, batch, threads, artefacts)
+
+    def _prepare(self, network: str, batch: int) -> dict[str, str]:
+        """What each engine loads. Made in a process that ends afterwards, so that no compiler stays in the engine's."""
+        artefacts = {}
+        for engine in (process.engine for process in self._processes):
+            model = zoo.model_path(network, ENGINES[engine].kind)
+            with closing(EngineProcess(engine)) as process:
+                try:
+                    answer = process.prepare(model, LIBRARIES, batch, self._target.name)
+                except EngineError as error:
+                    self._remark(f"{network}, batch {batch}: {error}")
+                    continue
+            artefacts[engine] = answer["artefact"]
+            if Path(answer["artefact"]) != model:
+                name = f"{engine} {network}, batch {batch}"
+                self.preparation[name] = {key: round(answer[key], 1) for key in ("seconds", "peak_mib")}
+                _progress(f"{name}: compiled in {answer['seconds']:.1f} s")
+        return artefacts
+
+    def _measure(self, network: str, batch: int, threads: int, artefacts: dict[str, str]) -> None:
+        loaded = []
+        for process in self._processes:
+            if process.engine not in artefacts:
+                continue
+            try:
+                process.load(artefacts[process.engine], threads, (batch, 3, 224, 224))
+                loaded.append(process)
+            except EngineError as error:
+                self._remark(f"{network}, batch {batch}, {threads} threads: {error}")
+        if not loaded:
+            return
+        timings = alternate(loaded, self._args.rounds, self._args.seconds)
+        for process in loaded:
+            process.unload()
+        macs = count_macs(onnx.load(zoo.model_path(network)), batch)
+        limit = macs / (self.peak * threads) / 1e6 if self.peak else None
+        self.rows.append(Row(network, threads, batch, macs, limit, timings))
+        medians = ", ".join(f"{name} {timing.median:.2f}" for name, timing in timings.items())
+        _progress(f"{network}, threads {threads}, batch {batch}, ms: {medians}")
+
+    def _remark(self, text: str) -> None:
+        self.remarks.append(text)
+        _progress(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        target = resolve(args.target)
+    except TargetError as error:
+        print(f"speedup: {error}", file=sys.stderr)
+        return 2
+    reasons = {name: ENGINES[name].unavailable() for name in args.engines}
+    engines = [name for name in args.engines if reasons[name] is None]
+    remarks = [f"{name} left out: {reason}" for name, reason in reasons.items() if reason]
+    machine = describe([*(ENGINES[name].distribution for name in engines), "apache-tvm"])
+    if machine.busy:
+        remarks.append(machine.busy)
+    if "amx_int8" in machine.features and not args.no_amx:
+        remarks.append(AMX_REMARK)
+    for text in remarks:
+        _progress(text)
+    if not engines:
+        print("speedup: none of the engines asked for is installed", file=sys.stderr)
+        return 2
+
+    with ExitStack() as stack:
+        processes = [stack.enter_context(closing(EngineProcess(name, args.no_amx))) for name in engines]
+        comparison = Comparison(args, target, processes)
+        comparison.run()
+    if not comparison.rows:
+        print("speedup: nothing could be measured; the reasons are above", file=sys.stderr)
+        return 1
+
+    report = Report(
+        machine=machine,
+        settings={
+            "target": target.name,
+            "rounds": args.rounds,
+            "seconds_per_slice": args.seconds,
+            "no_amx": args.no_amx,
+        },
+        peak_gmacs=comparison.peak,
+        reference="octet" if "octet" in engines else engines[0],
+        rows=comparison.rows,
+        preparation=comparison.preparation,
+        remarks=[*remarks, *comparison.remarks],
+    )
+    json_path = args.json or RESULTS / f"speedup-{machine.slug}.json"
+    figure_path = args.figure or RESULTS / f"speedup-{machine.slug}.png"
+    write_json(report, json_path)
+    draw(report, figure_path)
+    print(to_markdown(report))
+    print(f"\nwritten: {json_path} and {figure_path}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=zoo.NETWORKS, default=list(zoo.NETWORKS), metavar="NETWORK")
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE")
+    parser.add_argument("--threads", nargs="+", type=_positive, default=[1, 2], metavar="N", help="default: 1 2")
+    parser.add_argument("--batch", nargs="+", type=_positive, default=[1], metavar="N", help="default: 1")
+    parser.add_argument("--target", default="native", help="what Octet compiles for (default: this machine's best)")
+    parser.add_argument("--rounds", type=_positive, default=11, metavar="N", help="turns an engine (default: 11)")
+    parser.add_argument("--seconds", type=float, default=0.25, metavar="S", help="of a slice (default: %(default)s)")
+    parser.add_argument("--no-amx", action="store_true", help="hold every engine to what the CPU has besides AMX")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="default: experiments/results/speedup-<cpu>.json")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="default: the same name, .png")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
