@@ -28,7 +28,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
     **A library is a program: loading it runs its code with your rights. Load only files you trust.** What is checked
     here finds damaged files and wrong machines; it cannot tell a good program from a bad one.
 
-    ``threads``: how many threads a call runs on; by default this machine's physical cores.
+    ``threads``: how many threads a call runs on; by default this machine's physical cores. Where several models are
+    to run on different numbers of threads, load them all before the first call.
 
     Raises:
         LibraryError: the file is missing, damaged or not Octet's, this CPU lacks something that its code needs, it was
@@ -127,10 +128,7 @@ class Model:
         return inputs
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
-        tensors = [
-            tvm_ffi.from_dlpack(self._aligned(array, info))
-            for array, info in zip(arrays, self.manifest.inputs, strict=True)
-        ]
+        tensors = [self._tensor(array, info) for array, info in zip(arrays, self.manifest.inputs, strict=True)]
         result = self._main(*tensors)
         outputs = [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
         if len(outputs) != len(self.manifest.outputs):
@@ -141,15 +139,16 @@ class Model:
         # A copy: what the machine gives may be one of its inputs or its constants.
         return [np.from_dlpack(output).copy() for output in outputs]
 
-    def _aligned(self, array: Array, info: TensorInfo) -> Array:
+    def _tensor(self, array: Array, info: TensorInfo) -> tvm_ffi.Tensor:
         """``array`` itself if the code can read it in place, else a copy in a buffer that the model keeps."""
-        flags = array.flags
-        if flags.c_contiguous and flags.writeable and array.ctypes.data % self.manifest.input_alignment == 0:
-            return array
+        if array.flags.c_contiguous and array.flags.writeable:
+            tensor = tvm_ffi.from_dlpack(array)
+            if tensor.data_ptr() % self.manifest.input_alignment == 0:
+                return tensor
         if info.name not in self._staging:
             self._staging[info.name] = aligned_empty(info, self.manifest.input_alignment)
         np.copyto(self._staging[info.name], array)
-        return self._staging[info.name]
+        return tvm_ffi.from_dlpack(self._staging[info.name])
 
 
 def aligned_empty(info: TensorInfo, alignment: int) -> Array:

@@ -1,0 +1,106 @@
+"""How many threads a call really runs on, whatever was called before."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.runtime import load
+
+X = np.ones(64, "float32")
+
+
+def share_of_others(model, calls=8):
+    """CPU time that other threads spent on ``calls`` calls, over that of the calling thread."""
+    model(X)
+    for _ in range(100):  # workers, also those of earlier tests, spin for a while before they sleep
+        before = time.process_time()
+        time.sleep(0.1)
+        if time.process_time() - before < 0.01:
+            break
+    all_before, own_before = time.process_time(), time.thread_time()
+    for _ in range(calls):
+        model(X)
+    own = time.thread_time() - own_before
+    return (time.process_time() - all_before - own) / own
+
+
+def test_thread_counts_in_turn(libraries):
+    """TVM's setting is one for the process: a second model with another count changed the first one's."""
+    one, two = load(libraries["busy"], threads=1), load(libraries["busy"], threads=2)
+    assert share_of_others(one) < 0.2
+    assert share_of_others(two) > 0.5
+    assert share_of_others(one) < 0.2
+    assert share_of_others(two) > 0.5
+
+
+def test_more_threads_than_were_started(libraries):
+    """TVM never adds workers to a Python thread's pool; a later model that wants more got no more than the first."""
+    program = f"""
+import sys; sys.path[:0] = {[str(Path.cwd()), *sys.path]!r}
+import os, numpy as np
+from pipeline.runtime import load
+x = np.ones(64, "float32")
+one = load({str(libraries["busy"])!r}, threads=1)
+reference = one(x)
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+three = load({str(libraries["busy"])!r}, threads=3)
+assert np.array_equal(three(x), reference)
+print(count() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["3"], done.stderr  # a helper and its two workers
+
+
+def test_same_bits_for_any_number_of_threads(libraries):
+    expected = load(libraries["busy"], threads=1)(X)
+    for count in (2, 3, 7):
+        np.testing.assert_array_equal(load(libraries["busy"], threads=count)(X), expected)
+
+
+def test_the_caller_keeps_its_cpus(libraries):
+    """TVM ties the calling thread to CPU 0 by default; whatever that thread does next is then stuck there."""
+    before = os.sched_getaffinity(0)
+    load(libraries["busy"], threads=2)(X)
+    assert os.sched_getaffinity(0) == before
+
+
+def test_call_from_a_new_thread(libraries):
+    model, results = load(libraries["busy"], threads=2), []
+    thread = threading.Thread(target=lambda: results.append(share_of_others(model)))
+    thread.start()
+    thread.join()
+    assert results[0] > 0.5
+
+
+def test_call_after_fork(libraries):
+    """The workers do not live on in a forked child (multiprocessing on Linux), which waited for them for ever."""
+    program = f"""
+import sys; sys.path[:0] = {[str(Path.cwd()), *sys.path]!r}
+import os, numpy as np
+from pipeline.runtime import load
+x = np.ones(64, "float32")
+model = load({str(libraries["busy"])!r}, threads=2)
+reference = model(x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(model(x), reference) else 3)  # as multiprocessing does
+print(os.waitpid(child, 0)[1], np.array_equal(model(x), reference))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["0", "True"], done.stderr
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.5, True, "2"], ids=repr)
+def test_nonsense_is_refused(libraries, threads):
+    with pytest.raises(InputError, match="threads="):
+        load(libraries["busy"], threads=threads)
