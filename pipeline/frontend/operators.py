@@ -12,9 +12,7 @@ MICROSOFT = "com.microsoft"
 
 # What the Relax importer takes, less what has no static shape (NonZero, NonMaxSuppression, Unique, ...), is no tensor
 # (Sequence*, Optional*) or is control flow (If).
-IMPORTED: frozenset[tuple[str, str]] = frozenset(
-    ("", name)
-    for name in """
+_STANDARD_NAMES = """
     Abs Acos Acosh Add AffineGrid And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift
     BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv
     ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand EyeLike
@@ -26,8 +24,10 @@ IMPORTED: frozenset[tuple[str, str]] = frozenset(
     ReduceSumSquare Relu Reshape Resize RoiAlign Round ScatterElements ScatterND Selu Shape Shrink Sigmoid Sign Sin
     Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile
     TopK Transpose Trilu Unsqueeze Where Xor
-    """.split()
-) | frozenset((MICROSOFT, name) for name in ("BiasGelu", "FastGelu", "Gelu"))
+"""
+IMPORTED: frozenset[tuple[str, str]] = frozenset(("", name) for name in _STANDARD_NAMES.split()) | frozenset(
+    (MICROSOFT, name) for name in ("BiasGelu", "FastGelu", "Gelu")
+)
 
 REWRITTEN: frozenset[tuple[str, str]] = frozenset(
     ("", name) for name in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
@@ -51,7 +51,7 @@ REWRITTEN: frozenset[tuple[str, str]] = frozenset(
 
 
 def check_operators(model: ModelProto, supported: frozenset[tuple[str, str]]) -> None:
-    """Raise one :class:`UnsupportedOperatorError` that lists every node outside ``supported`` or with refused settings."""
+    """Raise one :class:`UnsupportedOperatorError` that lists all nodes outside ``supported`` or set in a refused way."""
     found: list[str] = []
     for node in model.graph.node:
         domain = "" if node.domain == "ai.onnx" else node.domain

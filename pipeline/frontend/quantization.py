@@ -57,7 +57,7 @@ OPERANDS: dict[tuple[str, str], tuple[Operand, ...]] = {
     ("com.microsoft", "QLinearSoftmax"): _IN0_OUT,
 }
 
-_LARGEST_STEP = {
+_LARGEST_STEP: dict[int, int] = {
     TensorProto.INT8: 255,
     TensorProto.UINT8: 255,
     TensorProto.INT16: 65535,
@@ -101,7 +101,7 @@ def _check_operand(graph: Graph, node: Node, operand: Operand) -> None:
 
 def _check_scale(node: Node, name: str, scale: Array, divides: bool) -> None:
     if not np.issubdtype(scale.dtype, np.floating):
-        return  # float8 and bfloat16 scales come as types that numpy does not count as floating; the compiler refuses them
+        return  # float8 and bfloat16 scales: numpy does not count them as floating; the importer decides about them
     for problem, bad in (
         ("NaN", np.isnan(scale)),
         ("inf", np.isinf(scale)),
@@ -147,14 +147,20 @@ def _check_axis(graph: Graph, node: Node, operand: Operand, name: str, value: Ar
     shape = graph.type_of(node.inputs[operand.data or 0]).shape
     if shape is None:
         return
-    axis = node.attr("axis", 1) if operand.axis == "axis" else operand.axis
-    if axis == "transB":
-        axis = 0 if node.attr("transB", 0) else 1
+    axis = _axis(node, operand.axis)
     if not -len(shape) <= axis < len(shape):
         raise _error(node, f"axis {axis} is out of range for a tensor of {len(shape)} dimensions")
     size = shape[axis]
     if size is not None and size != value.size:
         raise _error(node, f"{name!r} has {value.size} values, but axis {axis} of the tensor has {size}")
+
+
+def _axis(node: Node, axis: int | str) -> int:
+    if axis == "axis":
+        return int(node.attr("axis", 1))
+    if axis == "transB":
+        return 0 if node.attr("transB", 0) else 1
+    return int(axis)
 
 
 def _error(node: Node, problem: str) -> ModelError:

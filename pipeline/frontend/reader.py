@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, Message
+import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
@@ -18,7 +18,7 @@ _TENSOR_ATTRIBUTES = (onnx.AttributeProto.TENSOR, onnx.AttributeProto.TENSORS)
 _GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 # TensorProto keeps these types in int32_data, one element an entry, where a value may not fit the type.
-_INT32_STORED = {
+_INT32_STORED: dict[int, tuple[int, int]] = {
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT8: (0, 255),
     TensorProto.INT16: (-(2**15), 2**15 - 1),
@@ -52,7 +52,7 @@ def check_tensor(tensor: TensorProto, limits: Limits) -> None:
     if bounds and tensor.int32_data and (min(tensor.int32_data) < bounds[0] or max(tensor.int32_data) > bounds[1]):
         kind = TensorProto.DataType.Name(tensor.data_type)
         raise ModelError(
-            f"{where} holds values outside {bounds[0]}..{bounds[1]}, the range of its type {kind}. Export the model again."
+            f"{where} holds values outside {bounds[0]}..{bounds[1]}, the range of its type {kind}; export it again."
         )
     try:
         numpy_helper.to_array(tensor)
@@ -100,7 +100,7 @@ def _parse(file: Path, data: bytes, limits: Limits) -> ModelProto:
     model = ModelProto()
     try:
         model.ParseFromString(data)
-    except (DecodeError, RecursionError) as error:
+    except Exception as error:  # protobuf has one exception for each of its implementations
         raise ModelError(f"{file} is no ONNX file or is cut short ({error}); download or export it again.") from error
     # Protobuf reads much that is no ONNX without complaint, and skips what it does not know.
     if not model.ir_version or not model.opset_import or not model.HasField("graph") or not model.graph.output:
@@ -157,7 +157,7 @@ def _load_external_data(model: ModelProto, file: Path, limits: Limits) -> None:
         budget -= length
         if budget < 0:
             raise ModelError(
-                f"{file} and its external data are over the cap of {limits.max_file_bytes} bytes (Limits.max_file_bytes)."
+                f"{file} and its external data exceed {limits.max_file_bytes} bytes (Limits.max_file_bytes)."
             )
         with source.open("rb") as stream:
             stream.seek(offset)
@@ -183,7 +183,7 @@ def _external_span(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
         or ".." in inside.parts
     ):
         raise ModelError(
-            f"{where} wants its data from {location!r}: external data must be a relative path inside the model's folder."
+            f"{where} wants its data from {location!r}: it must be a relative path inside the model's folder."
         )
     try:
         source = (folder / inside).resolve(strict=True)
@@ -200,7 +200,7 @@ def _external_span(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:
         raise ModelError(f"{where}: external data has a bad type, offset or length ({error}).") from error
     if offset < 0 or stated != length or offset + length > source.stat().st_size:
         raise ModelError(
-            f"{where}: bytes {offset} to {offset + length} of {location!r} are not there, or differ from the stated length."
+            f"{where}: {location!r} has no bytes {offset} to {offset + length}, or the stated length is another one."
         )
     return source, offset, length
 
@@ -277,9 +277,9 @@ def _inline_functions(model: ModelProto, file: Path, limits: Limits) -> ModelPro
     bodies = {(f.domain, f.name): f.node for f in model.functions}
     sizes: dict[tuple[str, str], int] = {}
 
-    def size(nodes: Message, above: tuple[tuple[str, str], ...]) -> int:
+    def size(nodes: Iterable[NodeProto], above: tuple[tuple[str, str], ...]) -> int:
         total = 0
-        for node in nodes:  # type: ignore[attr-defined]
+        for node in nodes:
             key = (node.domain, node.op_type)
             if key in above:
                 raise ModelError(f"{file}: local function {key[1]!r} calls itself.")
@@ -290,7 +290,7 @@ def _inline_functions(model: ModelProto, file: Path, limits: Limits) -> ModelPro
 
     if len(bodies) > 100:  # one level of `size` a function: keeps the recursion shallow
         raise ModelError(f"{file} has {len(bodies)} local functions; at most 100 are supported.")
-    count = size(model.graph.node, ())  # type: ignore[arg-type]
+    count = size(model.graph.node, ())
     if count > limits.max_nodes:
         raise ModelError(f"{file} has {count} nodes once functions are inlined, over the cap of {limits.max_nodes}.")
     try:

@@ -33,6 +33,8 @@ class _NamingImporter(onnx_frontend.ONNXGraphImporter):
         name = attrs["tvm_custom"]["name"]
         self.current = name
         result = super()._convert_operator(op_name, inputs, attrs, opset)
+        if isinstance(result, relax.Var) and not any(result.same_as(x) for x in inputs if x is not None):
+            self.node_names.setdefault(result.name, name)  # bound by the conversion itself, as Pad and Clip do
         if not isinstance(result, relax.Call):
             return result  # constants and tuples: binding them would hide their values from later conversions
         var = self.bb.emit(result, name_hint=_identifier(name))
@@ -50,12 +52,12 @@ def to_relax(model: ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = importer.from_onnx(model.graph, opset)
-    except Exception as error:  # noqa: BLE001 - TVM raises everything from AssertionError to TVMError
+    except Exception as error:  # TVM raises everything from AssertionError to TVMError
         kind = next((n.op_type for n in model.graph.node if n.name == importer.current), "graph")
-        raise ModelError(
-            f"node {importer.current!r} ({kind}) cannot be imported: {' '.join(str(error).split()) or type(error).__name__}"
-        ) from error
-    return module, _with_helpers(module, importer.node_names)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"node {importer.current!r} ({kind}) cannot be imported: {reason}") from error
+    node_names = _with_helpers(module, importer.node_names)
+    return relax.transform.CanonicalizeBindings()(module), node_names
 
 
 def _with_helpers(module: tvm.IRModule, named: dict[str, str]) -> dict[str, str]:
@@ -65,6 +67,9 @@ def _with_helpers(module: tvm.IRModule, named: dict[str, str]) -> dict[str, str]
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             pending.append(binding.var.name)
+            if isinstance(binding.value, relax.Var) and binding.value.name in names:
+                # The importer's alias of a result as graph output; CanonicalizeBindings leaves one of the two.
+                names[binding.var.name] = names[binding.value.name]
             if binding.var.name in named:
                 names.update(dict.fromkeys(pending, named[binding.var.name]))
                 pending.clear()

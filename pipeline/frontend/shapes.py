@@ -56,9 +56,9 @@ def require_static(graph: Graph, limits: Limits) -> None:
             shape = graph.shape(name)
             if shape is None:
                 raise ModelError(
-                    f"the shape of {name!r}, written by node {node.name!r} ({node.op_type}), depends on the data or is not "
-                    "known at compile time. Every size must be fixed: give input sizes with --shape name=1,3,224,224, "
-                    "or export the model without that node."
+                    f"the shape of {name!r}, written by node {node.name!r} ({node.op_type}), depends on the data "
+                    "or is not known at compile time. Every size must be fixed: give input sizes with "
+                    "--shape name=1,3,224,224, or export the model without that node."
                 )
             check_shape(f"tensor {name!r} of node {node.name!r} ({node.op_type})", shape, limits)
     for value in graph.outputs:
@@ -85,7 +85,7 @@ def _freeze(value: ValueInfoProto, batch: int | None, wanted: Sequence[int] | No
     if wanted is not None and len(wanted) != len(dims):
         raise ModelError(f"--shape {value.name} has {len(wanted)} sizes, but the input has {len(dims)} dimensions.")
     for index, dim in enumerate(dims):
-        size = wanted[index] if wanted is not None else (_batch(value, batch, dim) if index == 0 else None)
+        size = wanted[index] if wanted is not None else (_batch(batch, dim) if index == 0 else None)
         if size is None:
             continue
         if size < 1:
@@ -99,13 +99,13 @@ def _freeze(value: ValueInfoProto, batch: int | None, wanted: Sequence[int] | No
         symbol = dim.dim_param
         if symbol and symbols.setdefault(symbol, size) != size:
             raise ModelError(
-                f"dimension {index} of input {value.name!r} is {symbol!r}, which is {symbols[symbol]} elsewhere, not {size}."
+                f"dimension {index} of input {value.name!r} is {symbol!r}: {symbols[symbol]} elsewhere, {size} here."
             )
         dim.Clear()
         dim.dim_value = size
 
 
-def _batch(value: ValueInfoProto, batch: int | None, dim: TensorShapeProto.Dimension) -> int | None:
+def _batch(batch: int | None, dim: TensorShapeProto.Dimension) -> int | None:
     if _size(dim) is None:
         return 1 if batch is None else batch
     return batch

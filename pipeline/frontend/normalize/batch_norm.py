@@ -31,7 +31,8 @@ def _fold(graph: Graph, node: Node) -> list[Node] | None:
     deviation = np.sqrt(variance.astype(np.float64) + node.attr("epsilon", 1e-5))
     if not (deviation > 0).all() or not np.isfinite(deviation).all():
         raise ModelError(
-            f"node {node.name!r} (BatchNormalization): variance {node.inputs[4]!r} is negative, NaN or zero without epsilon."
+            f"node {node.name!r} (BatchNormalization): variance {node.inputs[4]!r} is negative, NaN, "
+            "or zero without epsilon. Export the model again."
         )
     factor = gamma.astype(np.float64) / deviation
     offset = beta.astype(np.float64) - mean.astype(np.float64) * factor

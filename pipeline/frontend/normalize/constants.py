@@ -17,14 +17,13 @@ from onnx.reference import ReferenceEvaluator
 from pipeline.errors import ModelError
 from pipeline.frontend.graph import Array, Graph, Node
 
-FOLDABLE = frozenset(
-    """
+_FOLDABLE_NAMES = """
     Abs Add And Cast CastLike Ceil Clip Concat ConstantOfShape Div Equal Exp Expand Flatten Floor Gather GatherElements
     GatherND Greater GreaterOrEqual Less LessOrEqual Log Max Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax
     ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round ScatterElements ScatterND Sign Slice Split Sqrt Squeeze
     Sub Sum Tile Transpose Trilu Unsqueeze Where Xor
-    """.split()
-)
+"""
+FOLDABLE = frozenset(_FOLDABLE_NAMES.split())
 
 
 def lift_constants(graph: Graph) -> None:
@@ -102,7 +101,7 @@ def evaluate(graph: Graph, node: Node) -> list[Array]:
     try:
         with np.errstate(all="ignore"):
             results = iter(ReferenceEvaluator(model).run(None, feeds))
-    except Exception as error:  # noqa: BLE001 - numpy and the evaluator raise many types on senseless operands
+    except Exception as error:  # numpy and the evaluator raise many types on senseless operands
         reason = " ".join(str(error).split())
         raise ModelError(
             f"node {node.name!r} ({node.op_type}) cannot be computed from its constants: {reason}"

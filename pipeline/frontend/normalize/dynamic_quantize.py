@@ -21,7 +21,7 @@ def _expand(graph: Graph, node: Node) -> list[Node] | None:
     if not node.is_op("DynamicQuantizeLinear"):
         return None
     rewrite = Rewrite(graph, node)
-    zero, levels, one = (graph.add_constant(f"{node.name}_{v}", np.float32(v)) for v in (0, 255, 1))
+    zero, levels, one = (graph.add_constant(f"{node.name}_{v}", np.asarray(v, np.float32)) for v in (0, 255, 1))
     (x,) = node.inputs
     y, y_scale, y_zero = (name or graph.fresh_tensor_name(node.name) for name in (*node.outputs, "", "")[:3])
     low = rewrite.op("Min", [rewrite.op("ReduceMin", [x], {"keepdims": 0}, "min"), zero], suffix="low")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.frontend.graph import Array, Graph, Node
+from pipeline.frontend.graph import Array, Graph
 
 PLAIN: dict[str, tuple[int, ...]] = {
     "BatchNormalization": (1, 2, 3, 4),

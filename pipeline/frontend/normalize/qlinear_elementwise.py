@@ -1,4 +1,4 @@
-"""com.microsoft QLinearAdd, Mul, Concat, Sigmoid, LeakyRelu and Softmax → DequantizeLinear, the operator, QuantizeLinear.
+"""com.microsoft QLinearAdd, Mul, Concat, Sigmoid, LeakyRelu and Softmax → DequantizeLinear, operator, QuantizeLinear.
 
 QLinearSoftmax carries the opset it was written for: before 13 it flattens everything from its axis on, which becomes
 Flatten, Softmax, Reshape (in float, between the two scales) unless the axis is the last one.
@@ -27,20 +27,25 @@ def _expand(graph: Graph, node: Node) -> list[Node] | None:
     rewrite = Rewrite(graph, node)
     dtype = graph.dtype(node.inputs[0])
     if node.op_type in _BINARY:
-        sides = [rewrite.dequantize(*(node.input(first + i) for i in range(3))) for first in (0, 3)]
+        sides = [_dequantize(rewrite, node, first) for first in (0, 3)]
         rewrite.quantize(rewrite.main(_BINARY[node.op_type], sides), node.input(6), node.input(7), dtype)
     elif node.op_type == "QLinearConcat":
-        parts = [rewrite.dequantize(*node.inputs[first : first + 3]) for first in range(2, len(node.inputs) - 2, 3)]
+        parts = [_dequantize(rewrite, node, first) for first in range(2, len(node.inputs) - 2, 3)]
         rewrite.quantize(rewrite.main("Concat", parts), node.inputs[0], node.inputs[1])
     elif node.op_type in _UNARY:
-        value = rewrite.dequantize(*(node.input(i) for i in range(3)))
+        value = _dequantize(rewrite, node, 0)
         rewrite.quantize(rewrite.main(_UNARY[node.op_type], [value]), node.input(3), node.input(4), dtype)
     elif node.op_type == "QLinearSoftmax":
-        value = rewrite.dequantize(*(node.input(i) for i in range(3)))
+        value = _dequantize(rewrite, node, 0)
         rewrite.quantize(_softmax(graph, node, rewrite, value), node.input(3), node.input(4), dtype)
     else:
         return None
     return rewrite.nodes
+
+
+def _dequantize(rewrite: Rewrite, node: Node, first: int) -> str:
+    """The operand whose data, scale and zero point start at input ``first``."""
+    return rewrite.dequantize(node.input(first), node.input(first + 1), node.input(first + 2))
 
 
 def _softmax(graph: Graph, node: Node, rewrite: Rewrite, value: str) -> str:
@@ -48,8 +53,7 @@ def _softmax(graph: Graph, node: Node, rewrite: Rewrite, value: str) -> str:
     rank = graph.rank(node.inputs[0])
     is_last = axis == -1 or (rank is not None and axis in (-1, rank - 1))
     if node.attr("opset", 13) >= 13 or is_last:
-        result = rewrite.op("Softmax", [value], {"axis": axis})
-        return result
+        return rewrite.op("Softmax", [value], {"axis": axis})
     shape = graph.shape(node.inputs[0])
     if shape is None:
         raise ModelError(f"node {node.name!r} (QLinearSoftmax): its input shape is not known at compile time.")
