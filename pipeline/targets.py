@@ -28,7 +28,7 @@ class DeployTarget:
     cpu_features: tuple[str, ...]
     """What a CPU must have to run the code, by the names of ``/proc/cpuinfo``."""
     dot: str
-    """The u8 x s8 dot product: ``avx512vnni``, ``avxvnni``, ``avx2`` (vpmaddwd on int16 weights) or ``none``."""
+    """The u8 x s8 dot product: ``avx512vnni``, ``avxvnni``, ``avx2`` (vpmaddwd on int16 weights) or ``sse2`` (the same with 128 bits)."""
     vector_bytes: int
     activation_dtype: str = "uint8"
     mtriple: str = "x86_64-linux-gnu"
@@ -57,7 +57,7 @@ _TARGETS = (
     DeployTarget("llvm-avxvnni", "haswell", ("+avxvnni",), (*_AVX2, "avx_vnni"), "avxvnni", 32),
     DeployTarget("llvm-avx2", "haswell", (), _AVX2, "avx2", 32),
     # Every 64-bit x86 CPU: SSE2.
-    DeployTarget("llvm", "x86-64", (), ("sse2",), "none", 16),
+    DeployTarget("llvm", "x86-64", (), ("sse2",), "sse2", 16),
 )
 PRESETS: dict[str, DeployTarget] = {target.name: target for target in _TARGETS}
 NATIVE = "native"

@@ -40,6 +40,10 @@ SOFTMAX = "octet.softmax"
 QUANTIZE = "octet.quantize"
 DEQUANTIZE = "octet.dequantize"
 REENCODE = "octet.reencode"
+ELEMENTWISE = "octet.elementwise"
+PACK = "octet.pack"
+UNPACK = "octet.unpack"
+CONCAT_CHANNELS = "octet.concat_channels"
 
 OPERATORS = (
     CONV2D,
@@ -55,6 +59,10 @@ OPERATORS = (
     QUANTIZE,
     DEQUANTIZE,
     REENCODE,
+    ELEMENTWISE,
+    PACK,
+    UNPACK,
+    CONCAT_CHANNELS,
 )
 
 

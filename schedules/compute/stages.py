@@ -5,8 +5,9 @@ A stage maps one uint8 element, and the matching element of its own operands, to
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from tvm import tirx
@@ -81,6 +82,25 @@ class Lookup:
 
 
 Stage = Add | Multiply | Requantize | Lookup
+
+
+_KINDS: dict[str, type[Stage]] = {kind.__name__: kind for kind in (Add, Multiply, Requantize, Lookup)}
+
+
+def stages_to_json(stages: Sequence[Stage]) -> str:
+    """The stages as text, for an operator's attribute."""
+    return json.dumps([{"kind": type(stage).__name__, **asdict(stage)} for stage in stages])
+
+
+def stages_from_json(text: str) -> tuple[Stage, ...]:
+    """What :func:`stages_to_json` wrote."""
+    stages = []
+    for fields in json.loads(text):
+        kind = _KINDS[fields.pop("kind")]
+        if "output" in fields:
+            fields["output"] = Output(**fields["output"])
+        stages.append(kind(**fields))
+    return tuple(stages)
 
 
 def operand_count(stages: Sequence[Stage]) -> int:

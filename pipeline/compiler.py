@@ -1,0 +1,152 @@
+"""The compiler's two functions: :func:`compile` a model for a target, and :func:`inspect` what would run in integer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+
+from pipeline import targets
+from pipeline.errors import CompileError, UnsupportedOperatorError
+from pipeline.frontend import ImportedModel, import_model, load_model
+from pipeline.package import check_output, package
+from pipeline.passes.integer import lower_to_integer
+from pipeline.passes.integer.report import OperatorReport
+from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
+from pipeline.runtime.manifest import Signature, TensorInfo
+from pipeline.targets import DeployTarget
+
+__all__ = ["OperatorReport", "compile", "inspect"]
+
+Progress = Callable[[str, float], None]
+
+INTEGER = "integer"
+
+
+@dataclass(frozen=True)
+class _Lowered:
+    """A model as integer operators, and what became of each operator of the file."""
+
+    imported: ImportedModel
+    module: tvm.IRModule
+    reports: list[OperatorReport]
+
+
+def compile(
+    model: str | os.PathLike[str],
+    target: str | DeployTarget = targets.NATIVE,
+    *,
+    output: str | os.PathLike[str],
+    batch: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    pure_int8: bool = False,
+    dump_ir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Compile a quantised ONNX model into one shared library.
+
+    Args:
+        model: the ONNX file, quantised (QDQ, QLinear* or *Integer operators).
+        target: a name of :data:`pipeline.targets.PRESETS`, or "native" for the best that this CPU runs.
+        output: the library to write; it appears whole or not at all.
+        batch: value of a symbolic first dimension (1 if not given).
+        shapes: full shape of an input, by its name, where the file leaves it open.
+        pure_int8: refuse a model some of whose operators would run in float32.
+        dump_ir: folder for the module after each phase, as text.
+        progress: called with the phase that starts and the share of the work done, 0 to 1.
+
+    Returns:
+        The path of the library; load it with :func:`pipeline.runtime.load`.
+
+    Raises:
+        ModelError: the file cannot be read or is not valid.
+        UnsupportedOperatorError: operators that nobody supports, or float ones with ``pure_int8``.
+        TargetError: no such target.
+        CompileError: code generation or linking failed, or ``output`` cannot be written.
+    """
+    tell = progress or (lambda _phase, _share: None)
+    deploy = targets.resolve(target)
+    check_output(output)
+    dump = IRDump(Path(dump_ir) if dump_ir is not None else None)
+    lowered = _lower(model, batch, shapes, dump, tell)
+    if pure_int8:
+        _refuse_float(lowered.reports)
+    tell("schedule", 0.35)
+    module = run_phases(lowered.module, kernel_phases(deploy), dump)
+    tell("generate code", 0.5)
+    executable = _generate_code(module, deploy)
+    tell("link", 0.95)
+    integer = sum(r.kind == INTEGER for r in lowered.reports)
+    path = package(
+        executable,
+        deploy,
+        _signature(lowered.imported),
+        model_sha256=hashlib.sha256(Path(model).read_bytes()).hexdigest(),
+        model_file=Path(model).name,
+        output=output,
+        integer_operators=integer,
+        float_operators=len(lowered.reports) - integer,
+        options={"batch": batch, "shapes": {k: list(v) for k, v in (shapes or {}).items()}, "pure_int8": pure_int8},
+    )
+    tell("done", 1.0)
+    return path
+
+
+def inspect(
+    model: str | os.PathLike[str], *, batch: int | None = None, shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[OperatorReport]:
+    """Say of each operator of ``model`` whether it runs in integer arithmetic, and why.
+
+    Raises:
+        ModelError, UnsupportedOperatorError: as for :func:`compile`.
+    """
+    return _lower(model, batch, shapes, IRDump(None), lambda _phase, _share: None).reports
+
+
+def _lower(
+    model: str | os.PathLike[str],
+    batch: int | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+    dump: IRDump,
+    tell: Progress,
+) -> _Lowered:
+    tell("read", 0.0)
+    normalised = load_model(model, batch=batch, shapes=shapes)
+    tell("import", 0.1)
+    imported = import_model(normalised)
+    dump.write("import", imported.module)
+    tell("lower to integer", 0.2)
+    module, reports = lower_to_integer(imported.module, imported.node_names)
+    dump.write("integer", module)
+    return _Lowered(imported, module, reports)
+
+
+def _refuse_float(reports: list[OperatorReport]) -> None:
+    left = [r for r in reports if r.kind != INTEGER]
+    if left:
+        lines = "".join(f"\n  {r.name} ({r.op_type}): {r.reason}" for r in left)
+        raise UnsupportedOperatorError(
+            f"{len(left)} of {len(reports)} operators would run in float32; quantise them or compile without "
+            f"pure_int8 (--pure-int8):{lines}"
+        )
+
+
+def _generate_code(module: tvm.IRModule, target: DeployTarget) -> tvm.runtime.Executable:
+    tvm_target = target.tvm_target()
+    try:
+        with tvm_target:
+            return tvm.compile(module, target=tvm_target)
+    except Exception as error:  # TVM raises many types, none of which means anything to a user
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileError(f"code generation for {target.name} failed: {lines[-1]}") from error
+
+
+def _signature(imported: ImportedModel) -> Signature:
+    return Signature(
+        inputs=tuple(TensorInfo(spec.name, spec.shape, spec.dtype) for spec in imported.inputs),
+        outputs=tuple(TensorInfo(spec.name, spec.shape, spec.dtype) for spec in imported.outputs),
+    )

@@ -1,0 +1,53 @@
+"""The compile path between the front end and code generation, as a list of phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tvm
+
+from pipeline.passes.assign_layout import assign_layout
+from pipeline.passes.emit_kernels import emit_kernels
+from pipeline.passes.fuse_epilogues import fuse_epilogues
+from pipeline.targets import DeployTarget
+
+Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
+
+
+def kernel_phases(target: DeployTarget) -> list[Phase]:
+    """The phases after the integer lowering, in order."""
+    return [
+        # Integer operators, one for each of the model's.
+        ("fuse-epilogues", fuse_epilogues),
+        # Fewer integer operators, still in the model's layout.
+        ("assign-layout", assign_layout),
+        # Stored activations between explicit changes of layout.
+        ("emit-kernels", lambda module: emit_kernels(module, target)),
+        # Scheduled TensorIR functions, called in turn.
+    ]
+
+
+def run_phases(module: tvm.IRModule, phases: list[Phase], dump: IRDump) -> tvm.IRModule:
+    """``module`` after all ``phases``, each written to ``dump``."""
+    for name, phase in phases:
+        module = phase(module)
+        dump.write(name, module)
+    return module
+
+
+class IRDump:
+    """Writes the module after each phase to a folder, numbered; nothing where there is no folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._count = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, phase: str, module: tvm.IRModule) -> None:
+        """Write ``module`` as TVMScript, without the values of its constants."""
+        if self._folder is not None:
+            path = self._folder / f"{self._count:02d}-{phase}.py"
+            path.write_text(module.script(show_meta=False), encoding="utf-8")
+        self._count += 1
