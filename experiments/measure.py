@@ -41,9 +41,6 @@ class EngineProcess:
         """Seconds of each run."""
         return list(self._ask(do="run", seconds=seconds, warm_up=warm_up, at_least=at_least)["seconds"])
 
-    def unload(self) -> None:
-        self._ask(do="unload")
-
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from experiments import zoo
+from experiments.arguments import positive
 from experiments.engines import ENGINES
 from experiments.machine import describe
 from experiments.macs import count_macs
@@ -44,10 +45,10 @@ AMX_REMARK = (
 class Comparison:
     """Runs what was asked for and gathers rows and remarks; an engine that fails on a network is left out there."""
 
-    def __init__(self, args: argparse.Namespace, target: DeployTarget, processes: Sequence[EngineProcess]) -> None:
+    def __init__(self, args: argparse.Namespace, target: DeployTarget, engines: Sequence[str]) -> None:
         self._args = args
         self._target = target
-        self._processes = processes
+        self._engines = engines
         self.peak = peak_gmacs(target)
         self.rows: list[Row] = []
         self.preparation: dict[str, dict[str, float]] = {}
@@ -63,7 +64,7 @@ class Comparison:
     def _prepare(self, network: str, batch: int) -> dict[str, str]:
         """What each engine loads. Made in a process that ends afterwards, so that no compiler stays in the engine's."""
         artefacts = {}
-        for engine in (process.engine for process in self._processes):
+        for engine in self._engines:
             model = zoo.model_path(network, ENGINES[engine].kind)
             with closing(EngineProcess(engine)) as process:
                 try:
@@ -79,20 +80,18 @@ class Comparison:
         return artefacts
 
     def _measure(self, network: str, batch: int, threads: int, artefacts: dict[str, str]) -> None:
-        loaded = []
-        for process in self._processes:
-            if process.engine not in artefacts:
-                continue
-            try:
-                process.load(artefacts[process.engine], threads, (batch, 3, 224, 224))
-                loaded.append(process)
-            except EngineError as error:
-                self._remark(f"{network}, batch {batch}, {threads} threads: {error}")
-        if not loaded:
-            return
-        timings = alternate(loaded, self._args.rounds, self._args.seconds)
-        for process in loaded:
-            process.unload()
+        with ExitStack() as stack:
+            loaded = []
+            for engine, artefact in artefacts.items():
+                process = stack.enter_context(closing(EngineProcess(engine, self._args.no_amx)))
+                try:
+                    process.load(artefact, threads, (batch, 3, 224, 224))
+                    loaded.append(process)
+                except EngineError as error:
+                    self._remark(f"{network}, batch {batch}, {threads} threads: {error}")
+            if not loaded:
+                return
+            timings = alternate(loaded, self._args.rounds, self._args.seconds)
         macs = count_macs(onnx.load(zoo.model_path(network)), batch)
         limit = macs / (self.peak * threads) / 1e6 if self.peak else None
         self.rows.append(Row(network, threads, batch, macs, limit, timings))
@@ -125,10 +124,8 @@ def main(argv: list[str] | None = None) -> int:
         print("speedup: none of the engines asked for is installed", file=sys.stderr)
         return 2
 
-    with ExitStack() as stack:
-        processes = [stack.enter_context(closing(EngineProcess(name, args.no_amx))) for name in engines]
-        comparison = Comparison(args, target, processes)
-        comparison.run()
+    comparison = Comparison(args, target, engines)
+    comparison.run()
     if not comparison.rows:
         print("speedup: nothing could be measured; the reasons are above", file=sys.stderr)
         return 1
@@ -160,22 +157,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=zoo.NETWORKS, default=list(zoo.NETWORKS), metavar="NETWORK")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE")
-    parser.add_argument("--threads", nargs="+", type=_positive, default=[1, 2], metavar="N", help="default: 1 2")
-    parser.add_argument("--batch", nargs="+", type=_positive, default=[1], metavar="N", help="default: 1")
+    parser.add_argument("--threads", nargs="+", type=positive, default=[1, 2], metavar="N", help="default: 1 2")
+    parser.add_argument("--batch", nargs="+", type=positive, default=[1], metavar="N", help="default: 1")
     parser.add_argument("--target", default="native", help="what Octet compiles for (default: this machine's best)")
-    parser.add_argument("--rounds", type=_positive, default=11, metavar="N", help="turns an engine (default: 11)")
+    parser.add_argument("--rounds", type=positive, default=11, metavar="N", help="turns an engine (default: 11)")
     parser.add_argument("--seconds", type=float, default=0.25, metavar="S", help="of a slice (default: %(default)s)")
     parser.add_argument("--no-amx", action="store_true", help="hold every engine to what the CPU has besides AMX")
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: experiments/results/speedup-<cpu>.json")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="default: the same name, .png")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
-    return value
 
 
 def _progress(text: str) -> None:

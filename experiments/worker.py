@@ -1,18 +1,16 @@
 """The process in which one engine runs: takes one JSON command a line, answers with one JSON line each.
 
-Each engine has a process of its own, so that thread pools, allocators and OpenMP run-times do not meet. While
-another engine is measured, this one blocks in ``readline`` and its pool sleeps.
+Each engine has a process of its own for each network and thread count, so that thread pools, allocators and OpenMP
+run-times do not meet. While another engine is measured, this one blocks in ``readline`` and its pool sleeps.
 
     {"do": "prepare", "model": ..., "output": ..., "batch": 1, "target": ...}  -> {"artefact", "seconds", "peak_mib"}
     {"do": "load", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224]}   -> {"seconds"}
     {"do": "run", "seconds": 0.3, "warm_up": 2, "at_least": 3}                 -> {"seconds": [...]}
-    {"do": "unload"}                                                           -> {}
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import resource
@@ -68,11 +66,6 @@ class Worker:
             times.append(time.perf_counter() - start)
         return {"seconds": times}
 
-    def unload(self) -> dict[str, Any]:
-        self._runner = None
-        gc.collect()
-        return {}
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,7 +82,6 @@ def main() -> int:
         "prepare": worker.prepare,
         "load": worker.load,
         "run": worker.run,
-        "unload": worker.unload,
     }
     for line in sys.stdin:
         command = json.loads(line)

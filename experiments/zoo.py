@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from experiments.architectures import ARCHITECTURES
+from experiments.arguments import chosen
 from experiments.macs import count_macs
 from experiments.synthetic_images import smooth_images
 
@@ -105,11 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--kind", choices=KINDS, default="qdq", help="qdq writes the FP32 file too (default)")
     args = parser.parse_args(argv)
-    unknown = sorted(set(args.networks) - set(NETWORKS))
-    if unknown:
-        parser.error(f"unknown network {', '.join(unknown)}: choose from {', '.join(NETWORKS)}")
+    names = chosen(parser, args.networks, NETWORKS)
     logging.getLogger().setLevel(logging.ERROR)  # quantize_static logs a warning for each step it takes
-    names = args.networks or NETWORKS
     for number, name in enumerate(names, 1):
         print(f"[{number}/{len(names)}] {name} ... ", end="", flush=True)
         start = time.perf_counter()

@@ -49,15 +49,18 @@ def test_failure_is_told_and_does_not_end_the_process(process: EngineProcess, re
     with pytest.raises(EngineError, match=r"onnxruntime-fp32: .*missing\.onnx"):
         process.load(str(tmp_path / "missing.onnx"), threads=1, shape=SHAPE)
     process.load(str(relu), threads=1, shape=SHAPE)
-    process.unload()
-    with pytest.raises(EngineError, match="nothing is loaded"):
+    assert process.run(seconds=0.0)
+
+
+def test_run_before_load_is_an_error() -> None:
+    with closing(EngineProcess("onnxruntime-fp32")) as process, pytest.raises(EngineError, match="nothing is loaded"):
         process.run(seconds=0.0)
 
 
 def test_end_of_the_process_is_an_error_and_not_a_hang() -> None:
     process = EngineProcess("no-such-engine")
     with closing(process), pytest.raises(EngineError, match="ended with code 2"):
-        process.unload()
+        process.run(seconds=0.0)
 
 
 def test_ratio_is_taken_round_by_round() -> None:
