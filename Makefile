@@ -5,6 +5,7 @@ TARGET ?= native
 MODEL ?=
 DATA ?=
 THREADS ?= 1
+ARGS ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -16,7 +17,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
-	@echo "  variables: MODEL=model.onnx  DATA=inputs.npz  TARGET=$(TARGET)  THREADS=$(THREADS)  PYTHON=$(PYTHON)"
+	@echo "  variables: MODEL=model.onnx  DATA=samples.npz  TARGET=$(TARGET)  THREADS=$(THREADS)  PYTHON=$(PYTHON)  ARGS='--batch 8'"
 
 setup: $(STAMP) ## make .venv and install the pinned versions of everything in it
 
@@ -31,7 +32,7 @@ $(STAMP): pyproject.toml requirements/build.txt requirements/constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## compile a model for this machine, run it, compare with onnxruntime (MODEL=your.onnx for your own)
-	@$(RUN) examples/demo.py --target '$(TARGET)' --threads '$(THREADS)' $(if $(DATA),--data '$(DATA)') $(if $(MODEL),'$(MODEL)')
+	@$(RUN) examples/demo.py --target '$(TARGET)' --threads '$(THREADS)' $(if $(DATA),--data '$(DATA)') $(if $(MODEL),'$(MODEL)') $(ARGS)
 
 test: lint ## linters, type checker and tests
 	@$(RUN) -m pytest -n 2
