@@ -8,19 +8,28 @@ the L2 cache while the image passes by.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import tvm
 from tvm.s_tir import Schedule
 
-from .compute.conv2d import Conv2d, conv2d, depthwise_conv2d, needs_surround, padded_channels
+from .compute.conv2d import Conv2d, channel_span, conv2d, depthwise_conv2d, needs_surround, padded_channels
 from .intrinsics.x86 import DotProduct
 
-ACCUMULATORS = {32: 24, 16: 12}
-"""Registers of the tile by registers of the instruction set. With 28 of 32, LLVM spills inside a parallel loop."""
+ACCUMULATORS = {32: 28, 16: 12}
+"""Registers of the tile by registers of the instruction set; the others hold weights and a broadcast."""
 
-LATENCY_BOUND_TILE = {32: 10, 16: 8}
-"""A tile below this many accumulators waits for its own results: 5 cycles of latency, two dot products a cycle."""
+LATENCY_CYCLES = 5.0
+"""A tile with fewer dot products than fill this many cycles waits for its own results."""
+
+L1_BYTES = 40 * 1024
+"""What stays of the weights in the L1 cache from one tile to the next, of 48 KiB on recent cores."""
+
+STEP_CYCLES, LOAD_CYCLES, L2_VECTOR_CYCLES = 1.0, 0.15, 0.4
+"""What a step of the reduction costs besides its dot products: the loop, a load (mostly hidden), and, for each weight
+vector, coming from L2 instead of L1. Fitted to the 15 convolution shapes of ResNet-50."""
 
 MAX_TILE_PIXELS = 14
 """Pixels of a tile; more would not fit the addressing of one basic block and leaves fewer weight vectors to reuse."""
@@ -46,14 +55,14 @@ def _divisors(value: int, limit: int) -> list[int]:
 
 
 def choose_tile(problem: Conv2d, dot: DotProduct) -> Tile:
-    """The tile with the least cost a multiplication, by a count of the instructions in the inner loop.
+    """The tile with the least cost a multiplication, by a count of the cycles of one step of the reduction.
 
-    A step of the reduction costs ``pixels * blocks`` dot products, two a cycle, and ``pixels + blocks`` loads, two a
-    cycle, half of which hide behind the dot products; too few accumulators cost latency. A width without a good divisor
-    is computed with up to ``pixels - 1`` columns more, which are cropped.
+    A width without a good divisor is computed with up to ``pixels - 1`` columns more, which are cropped.
     """
     width = problem.output_size[1]
     blocks_in_all = padded_channels(problem.oc) // dot.lanes
+    reduction = channel_span(problem, dot).size * math.prod(problem.kernel)
+    weight_bytes = dot.lanes * reduction * np.dtype(dot.weight_dtype).itemsize
     best: tuple[float, Tile] | None = None
     for pixels in range(1, min(width, MAX_TILE_PIXELS) + 1):
         columns = -(-width // pixels) * pixels
@@ -61,7 +70,9 @@ def choose_tile(problem: Conv2d, dot: DotProduct) -> Tile:
             tile = pixels * blocks
             if tile > ACCUMULATORS[dot.registers]:
                 continue
-            cycles = max(tile, LATENCY_BOUND_TILE[dot.registers]) + 0.35 * (pixels + blocks)
+            cycles = max(tile * dot.cycles, LATENCY_CYCLES) + STEP_CYCLES + LOAD_CYCLES * (pixels + blocks)
+            if blocks * weight_bytes > L1_BYTES:
+                cycles += L2_VECTOR_CYCLES * blocks
             crop = 1.0 if columns == width else 1.08
             cost = cycles / tile * columns / width * crop
             if best is None or cost < best[0]:

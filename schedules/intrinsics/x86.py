@@ -24,6 +24,7 @@ class DotProduct:
         depth: input channels an instruction.
         x_dtype, weight_dtype: operand dtypes; int16 activations are widened before the inner loop.
         registers: vector registers of the instruction set.
+        cycles: of one dot product where nothing else limits.
     """
 
     intrinsic: str
@@ -32,6 +33,7 @@ class DotProduct:
     x_dtype: str
     weight_dtype: str
     registers: int
+    cycles: float
 
 
 def _vnni(lanes: int, llvm_name: str):  # type: ignore[no-untyped-def]
@@ -119,18 +121,18 @@ def _register(name: str, make: Callable, lanes: int, llvm_name: str) -> str:  # 
 DOT_PRODUCTS = {
     "avx512vnni": DotProduct(
         _register("octet.dot_16x4_u8s8s32_avx512vnni", _vnni, 16, "llvm.x86.avx512.vpdpbusd.512"),
-        16, 4, "uint8", "int8", 32,
+        16, 4, "uint8", "int8", 32, 0.5,
     ),
     "avxvnni": DotProduct(
         _register("octet.dot_8x4_u8s8s32_avxvnni", _vnni, 8, "llvm.x86.avx512.vpdpbusd.256"),
-        8, 4, "uint8", "int8", 16,
+        8, 4, "uint8", "int8", 16, 0.5,
     ),
     "avx2": DotProduct(
         _register("octet.dot_8x2_s16s16s32_avx2", _multiply_add_pairs, 8, "llvm.x86.avx2.pmadd.wd"),
-        8, 2, "int16", "int16", 16,
+        8, 2, "int16", "int16", 16, 0.8,
     ),
     "sse2": DotProduct(
         _register("octet.dot_4x2_s16s16s32_sse2", _multiply_add_pairs, 4, "llvm.x86.sse2.pmadd.wd"),
-        4, 2, "int16", "int16", 16,
+        4, 2, "int16", "int16", 16, 0.8,
     ),
 }  # fmt: skip
