@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tvm
@@ -101,7 +102,7 @@ class Rewriter:
         self._definition: dict[relax.Var, relax.Expr] = {}
         self._replacement: dict[relax.Var, relax.Expr] = {}
 
-    def definition(self, expr: relax.Expr) -> relax.Expr | None:
+    def definition(self, expr: relax.Expr) -> Any:
         """What the new variable ``expr`` is bound to; None for a parameter; ``expr`` itself where it is a constant."""
         return self._definition.get(expr) if isinstance(expr, relax.Var) else expr
 
