@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Model:
         """What a call gives."""
         return list(self.manifest.outputs)
 
-    def __call__(self, *values: Any) -> Array | dict[str, Array]:
+    def __call__(self, *values: Any) -> Any:
         """Run the network once.
 
         ``values``: one for each input in order, or a single dict by input name; each a numpy array or anything with
@@ -96,10 +96,21 @@ class Model:
             return results[0]
         return {info.name: array for info, array in zip(self.manifest.outputs, results, strict=True)}
 
-    def time(self, *values: Any, warmup: float = 0.5, seconds: float = 2.0, repeat: int | None = None) -> Timing:
+    def time(
+        self,
+        *values: Any,
+        warmup: float = 0.5,
+        seconds: float = 2.0,
+        repeat: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Timing:
         """Time calls with ``values`` (as for a call; none: random data, the same each time).
 
         Calls for ``warmup`` seconds without counting, then for ``seconds`` seconds, or ``repeat`` times if given.
+        ``progress`` hears between calls, some times a second, how much is done (0 to 1).
+
+        Raises:
+            InputError: as for a call, or a duration or number makes no sense.
         """
         if not values:
             values = (self.random_inputs(),)
@@ -112,6 +123,7 @@ class Model:
             repeat=repeat,
             batch=max(1, batch),
             threads=self.threads,
+            progress=progress,
         )
 
     def random_inputs(self, seed: int = 0) -> dict[str, Array]:

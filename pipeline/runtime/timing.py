@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.errors import InputError
 
 MAX_CALLS = 1_000_000
+_REPORT_EVERY = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,14 @@ class Timing:
 
 
 def measure(
-    call: Callable[[], object], *, warmup: float, seconds: float, repeat: int | None, batch: int, threads: int
+    call: Callable[[], object],
+    *,
+    warmup: float,
+    seconds: float,
+    repeat: int | None,
+    batch: int,
+    threads: int,
+    progress: Callable[[float], None] | None = None,
 ) -> Timing:
     """Time ``call``: see :meth:`pipeline.runtime.Model.time`.
 
@@ -57,14 +65,19 @@ def measure(
     while time.perf_counter() < stop:
         call()
     samples: list[float] = []
-    limit, stop = repeat or MAX_CALLS, time.perf_counter() + seconds
-    while True:
+    start = report = time.perf_counter()
+    done = 0.0
+    while done < 1.0:
         before = time.perf_counter()
         call()
         after = time.perf_counter()
         samples.append(after - before)
-        if len(samples) >= limit or (repeat is None and after >= stop):
-            break
+        of_calls = len(samples) / (repeat or MAX_CALLS)
+        of_time = (after - start) / seconds if seconds else 1.0
+        done = of_calls if repeat else max(of_calls, of_time)
+        if progress and after - report > _REPORT_EVERY:
+            progress(min(done, 1.0))
+            report = after
     milliseconds = 1e3 * np.array(samples)
     p50, p90, p99 = (float(value) for value in np.percentile(milliseconds, (50, 90, 99)))
     return Timing(len(samples), threads, batch, p50, p90, p99, float(milliseconds.mean()), float(milliseconds.min()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ A = np.array([[1, 2, 3], [4, 5, 6]], "int8")
 class Dlpack:
     """An array that only speaks DLPack, as torch tensors and the like do."""
 
-    def __init__(self, array):
+    def __init__(self, array: Any) -> None:
         self.array = array
 
     def __dlpack__(self, **options):
@@ -40,7 +41,7 @@ class Dlpack:
         return self.array.__dlpack_device__()
 
 
-def at_offset(array, offset):
+def at_offset(array: Any, offset: int) -> Any:
     """A copy of ``array`` whose address is ``offset`` bytes after a multiple of 64."""
     buffer = np.zeros(array.nbytes + 128, "uint8")
     start = -buffer.ctypes.data % 64 + offset
@@ -140,7 +141,7 @@ def test_tensor_elsewhere_is_refused(affine):
 
 def test_calls_from_several_threads(affine):
     """The virtual machine is not re-entrant: without a lock two calls at once crash the process."""
-    wrong = []
+    wrong: list[int] = []
 
     def work(k):
         x = X + np.float32(k)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.runtime import load
+from pipeline.runtime import Model, load
 
 X = np.ones(64, "float32")
 
 
-def share_of_others(model, calls=8):
+def share_of_others(model: Model, calls: int = 8) -> float:
     """CPU time that other threads spent on ``calls`` calls, over that of the calling thread."""
     model(X)
     for _ in range(100):  # workers, also those of earlier tests, spin for a while before they sleep

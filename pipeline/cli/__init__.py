@@ -1,0 +1,1 @@
+"""The command line: one small module a verb, each of which reads arguments, calls the API and prints."""

@@ -1,0 +1,69 @@
+"""``octet bench``: how fast a library is here."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli.files import write_beside
+from pipeline.cli.progress import progress_bar
+from pipeline.runtime import Model, Timing, load
+
+HELP = "measure a library's latency and throughput"
+DESCRIPTION = """\
+Runs a library again and again on random data, one call after the other, and
+prints the latency of a call: the median (p50), what 90 and 99 of 100 calls stay
+under, and samples a second. The first calls, which warm the caches, do not count.
+This loads the library and runs its code: use it only on libraries you trust."""
+EPILOG = """\
+examples:
+  octet bench model.so                                         on all cores, for three seconds
+  octet bench model.so --threads 1 --seconds 10
+  octet bench model.so --json result.json                      also as JSON, for scripts
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("library", metavar="LIB.so", help="what `octet compile` wrote")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of a call (default: all physical cores)")
+    parser.add_argument("--warmup", type=float, default=0.5, metavar="S", help="seconds to warm up (default: 0.5)")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="seconds to measure (default: 3)")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
+
+
+def main(options: argparse.Namespace) -> None:
+    model = load(options.library, options.threads)
+    with progress_bar(verbose=options.verbose) as progress:
+        timing = model.time(
+            warmup=options.warmup,
+            seconds=options.seconds,
+            progress=lambda fraction: progress("measuring", fraction),
+        )
+    print(f"{options.library}: {model.manifest.model_file} for {model.manifest.target}")
+    print(f"  threads     {timing.threads}")
+    print(f"  batch       {timing.batch}")
+    print(f"  calls       {timing.calls}")
+    for name in ("p50", "p90", "p99", "mean", "minimum"):
+        print(f"  {name:<11} {getattr(timing, name):.3f} ms")
+    print(f"  throughput  {timing.throughput:.1f} samples/s")
+    if options.json:
+        text = json.dumps(_result(options.library, model, timing), indent=2) + "\n"
+        write_beside(options.json, lambda file: file.write(text.encode()))
+
+
+def _result(library: str, model: Model, timing: Timing) -> dict[str, Any]:
+    manifest = model.manifest
+    return {
+        "library": Path(library).name,
+        "model_file": manifest.model_file,
+        "model_sha256": manifest.model_sha256,
+        "target": manifest.target,
+        "octet_version": manifest.octet_version,
+        "tvm_version": manifest.tvm_version,
+        "unit": "ms",
+        **dataclasses.asdict(timing),
+        "throughput": timing.throughput,
+    }
