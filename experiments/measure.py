@@ -37,9 +37,9 @@ class EngineProcess:
     def load(self, artefact: str, threads: int, shape: Sequence[int]) -> None:
         self._ask(do="load", artefact=artefact, threads=threads, shape=list(shape))
 
-    def run(self, seconds: float, warm_up: int = 2, at_least: int = 3) -> list[float]:
-        """Seconds of each run."""
-        return list(self._ask(do="run", seconds=seconds, warm_up=warm_up, at_least=at_least)["seconds"])
+    def run(self, seconds: float, clock: str = "wall", warm_up: int = 2, at_least: int = 3) -> list[float]:
+        """Seconds that each run took by the ``clock`` "wall" or "cpu" (of all threads of the process)."""
+        return list(self._ask(do="run", seconds=seconds, clock=clock, warm_up=warm_up, at_least=at_least)["seconds"])
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
@@ -88,11 +88,11 @@ class Timing:
         return statistics.median(a / b for a, b in zip(self.rounds, other.rounds, strict=True))
 
 
-def alternate(processes: Sequence[EngineProcess], rounds: int, seconds: float) -> dict[str, Timing]:
+def alternate(processes: Sequence[EngineProcess], rounds: int, seconds: float, clock: str) -> dict[str, Timing]:
     """Runs each loaded engine for ``seconds`` a round, one after the other; a Timing by engine name."""
     medians: dict[str, list[float]] = {process.engine: [] for process in processes}
     for _ in range(rounds):
         for process in processes:
             time.sleep(SETTLE_SECONDS)
-            medians[process.engine].append(1e3 * statistics.median(process.run(seconds)))
+            medians[process.engine].append(1e3 * statistics.median(process.run(seconds, clock)))
     return {engine: Timing(tuple(values)) for engine, values in medians.items()}

@@ -24,8 +24,6 @@ class Row:
     batch: int
     macs: int
     """Multiply-accumulates of the whole batch."""
-    limit_ms: float | None
-    """The time in which the target's dot-product instruction alone could do them, threads included."""
     timings: dict[str, Timing]
     """By engine name, the reference first."""
 
@@ -43,12 +41,17 @@ class Report:
     settings: dict[str, Any]
     """What was asked for: target, rounds, AMX and so on."""
     peak_gmacs: float | None
+    """What the target's dot-product instruction can do on one core; None where it has none."""
     reference: str
     rows: list[Row]
     preparation: dict[str, dict[str, float]]
     """By artefact: seconds and MiB that an engine which compiles ahead needed."""
     remarks: list[str]
     """Engines left out and why, failures, a busy machine."""
+
+    def limit_ms(self, row: Row) -> float | None:
+        """The time in which the target's dot-product instruction alone could do the row's work."""
+        return row.macs / (self.peak_gmacs * row.threads) / 1e6 if self.peak_gmacs else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -57,7 +60,7 @@ class Report:
             "settings": self.settings,
             "peak_gmacs_per_core": self.peak_gmacs,
             "reference": self.reference,
-            "results": [_row_to_json(row, self.reference) for row in self.rows],
+            "results": [_row_to_json(row, self) for row in self.rows],
             "preparation": self.preparation,
             "remarks": self.remarks,
         }
@@ -78,11 +81,14 @@ def to_markdown(report: Report) -> str:
     ]
     for threads, batch in settings_of(report.rows):
         rows = [row for row in report.rows if (row.threads, row.batch) == (threads, batch)]
-        parts += [f"### {_threads(threads)}, batch {batch}", _table(rows, report.reference)]
+        parts += [f"### {_threads(threads)}, batch {batch}", _table(rows, report)]
     if report.preparation:
         lines = [f"- {name}: {p['seconds']:.1f} s, {p['peak_mib']:,.0f} MiB" for name, p in report.preparation.items()]
         parts.append("Compiled ahead:\n" + "\n".join(lines))
-    notes = [f"x: median over the rounds of the engine's time divided by {report.reference}'s; above 1, it is slower."]
+    notes = [
+        f"x: median over the rounds of the engine's time divided by {report.reference}'s; above 1, it is slower.",
+        f"ms: {report.settings['clock']} time.",
+    ]
     parts.append("\n".join(f"- {note}" for note in [*notes, SAME_MACHINE, *report.remarks]))
     return "\n\n".join(parts)
 
@@ -98,7 +104,7 @@ def draw(report: Report, path: Path) -> None:
     fig, axes = plt.subplots(len(panels), 1, figsize=(11, 0.9 + 3.1 * len(panels)), squeeze=False, layout="constrained")
     for axis, (threads, batch) in zip(axes[:, 0], panels, strict=True):
         rows = [row for row in report.rows if (row.threads, row.batch) == (threads, batch)]
-        _panel(axis, rows, f"{_threads(threads)}, batch {batch}")
+        _panel(axis, rows, f"{_threads(threads)}, batch {batch}", report.settings["clock"])
     axes[0, 0].legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.12), frameon=False)
     machine, target = report.machine, report.settings["target"]
     limited = ", without AMX" if report.settings["no_amx"] else ""
@@ -122,7 +128,8 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def _table(rows: Sequence[Row], reference: str) -> str:
+def _table(rows: Sequence[Row], report: Report) -> str:
+    reference = report.reference
     engines = list(dict.fromkeys(name for row in rows for name in row.timings))
     peers = [name for name in engines if name != reference and any(reference in row.timings for row in rows)]
     header = ["network", "MMAC", "limit ms", *(f"{name} ms" for name in engines), f"{engines[0]} GMAC/s"]
@@ -135,7 +142,7 @@ def _table(rows: Sequence[Row], reference: str) -> str:
             [
                 row.network,
                 f"{row.macs / 1e6:,.0f}",
-                _number(row.limit_ms),
+                _number(report.limit_ms(row)),
                 *(_number(row.timings[name].median if name in row.timings else None) for name in engines),
                 "–" if first is None else f"{row.macs / first.median / 1e6:,.0f}",
                 *(_number(ratios.get(name)) for name in peers),
@@ -150,7 +157,7 @@ def _table(rows: Sequence[Row], reference: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _panel(axis: Any, rows: Sequence[Row], title: str) -> None:
+def _panel(axis: Any, rows: Sequence[Row], title: str, clock: str) -> None:
     engines = list(dict.fromkeys(name for row in rows for name in row.timings))
     baseline = next((name for name in engines if name == "onnxruntime-int8"), engines[0])
     width = 0.8 / len(engines)
@@ -166,18 +173,18 @@ def _panel(axis: Any, rows: Sequence[Row], title: str) -> None:
     axis.axhline(1, color="grey", linewidth=0.6)
     axis.set_xticks(range(len(rows)), [row.network for row in rows])
     axis.set_ylabel(f"speed, {baseline} = 1")
-    axis.set_title(f"{title} (milliseconds on the bars; higher is faster)", fontsize=10, loc="left")
+    axis.set_title(f"{title} (milliseconds of {clock} time on the bars; higher is faster)", fontsize=10, loc="left")
     axis.margins(y=0.12)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _row_to_json(row: Row, reference: str) -> dict[str, Any]:
+def _row_to_json(row: Row, report: Report) -> dict[str, Any]:
     return {
         "network": row.network,
         "threads": row.threads,
         "batch": row.batch,
         "mmac": round(row.macs / 1e6, 1),
-        "limit_ms": _rounded(row.limit_ms),
+        "limit_ms": _rounded(report.limit_ms(row)),
         "engines": {
             name: {
                 "median_ms": _rounded(timing.median),
@@ -187,7 +194,7 @@ def _row_to_json(row: Row, reference: str) -> dict[str, Any]:
             }
             for name, timing in row.timings.items()
         },
-        "times_slower_than_reference": {name: _rounded(ratio) for name, ratio in row.ratios(reference).items()},
+        "times_slower_than_reference": {name: _rounded(ratio) for name, ratio in row.ratios(report.reference).items()},
     }
 
 

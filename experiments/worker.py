@@ -5,7 +5,7 @@ run-times do not meet. While another engine is measured, this one blocks in ``re
 
     {"do": "prepare", "model": ..., "output": ..., "batch": 1, "target": ...}  -> {"artefact", "seconds", "peak_mib"}
     {"do": "load", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224]}   -> {"seconds"}
-    {"do": "run", "seconds": 0.3, "warm_up": 2, "at_least": 3}                 -> {"seconds": [...]}
+    {"do": "run", "seconds": 0.3, "clock": "wall", "warm_up": 2, "at_least": 3} -> {"seconds": [...]}
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.engines import ENGINES, Engine, Runner
 from experiments.isa_limit import deny_amx
 from experiments.synthetic_images import smooth_images
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Worker:
@@ -53,17 +55,18 @@ class Worker:
         self._runner(self._input)
         return {"seconds": time.perf_counter() - start}
 
-    def run(self, seconds: float, warm_up: int, at_least: int) -> dict[str, Any]:
+    def run(self, seconds: float, clock: str, warm_up: int, at_least: int) -> dict[str, Any]:
         if self._runner is None:
             raise RuntimeError("nothing is loaded: send a load command first")
+        now = CLOCKS[clock]
         for _ in range(warm_up):
             self._runner(self._input)
         times: list[float] = []
         end = time.perf_counter() + seconds
         while len(times) < at_least or time.perf_counter() < end:
-            start = time.perf_counter()
+            start = now()
             self._runner(self._input)
-            times.append(time.perf_counter() - start)
+            times.append(now() - start)
         return {"seconds": times}
 
 
