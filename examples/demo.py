@@ -209,7 +209,8 @@ def _print_next(library: Path, options: argparse.Namespace) -> None:
     print("Next:")
     if options.model is None:
         print("  make demo MODEL=your_qdq.onnx [DATA=samples.npz]   the same for a model of yours")
-    print("  make demo TARGET=llvm-avx2                         for older CPUs; the numbers stay the same, bit for bit")
+    mine = "" if options.model is None else f"MODEL={options.model} "
+    print(f"  make demo {mine}TARGET=llvm-avx2      for older CPUs: slower, and the same numbers bit for bit")
     print(f"  {octet} inspect {shown}")
     print(f"  {octet} bench {shown} --threads 2")
     print(f'  .venv/bin/python -c "import pipeline; print(pipeline.load({str(shown)!r}).inputs)"')
