@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tvm
@@ -15,7 +15,7 @@ from pipeline.errors import CompileError, UnsupportedOperatorError
 from pipeline.frontend import ImportedModel, import_model, load_model
 from pipeline.package import check_output, package
 from pipeline.passes.integer import lower_to_integer
-from pipeline.passes.integer.report import OperatorReport
+from pipeline.passes.integer.report import OperatorReport, Report
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
 from pipeline.runtime.manifest import Signature, TensorInfo
 from pipeline.targets import DeployTarget
@@ -120,9 +120,15 @@ def _lower(
     imported = import_model(normalised)
     dump.write("import", imported.module)
     tell("lower to integer", 0.2)
-    module, reports = lower_to_integer(imported.module, imported.node_names)
+    report = Report()
+    module = lower_to_integer(imported.module, report)
     dump.write("integer", module)
-    return _Lowered(imported, module, reports)
+    return _Lowered(imported, module, [_named(r, imported.node_names) for r in report.entries])
+
+
+def _named(report: OperatorReport, node_names: Mapping[str, str]) -> OperatorReport:
+    """The report with the name of the ONNX node instead of the Relax variable's."""
+    return replace(report, name=node_names.get(report.name, report.name))
 
 
 def _refuse_float(reports: list[OperatorReport]) -> None:

@@ -42,6 +42,8 @@ def assign_layout(module: tvm.IRModule) -> tvm.IRModule:
 class _LayoutRewriter(Rewriter):
     """``_plain_shape`` holds, for each stored variable, the shape it has in the model."""
 
+    changes_shapes = True
+
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self._plain_shape: dict[relax.Var, tuple[int, ...]] = {}
@@ -67,7 +69,7 @@ class _LayoutRewriter(Rewriter):
         if name == operators.ELEMENTWISE:
             return self._elementwise(var, value)
         if name == operators.DEQUANTIZE and value.args[0] in self._plain_shape:
-            return self._dequantize(value)
+            return self._dequantize(var, value)
         if name == "relax.concat" and self._concatenates_channels(value):
             return self._concat(var, value)
         if name in ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten"):
@@ -150,13 +152,13 @@ class _LayoutRewriter(Rewriter):
         channels = self._logical_shape(call.args[0])[1]
         stem = channels <= STEM_CHANNELS and int(call.attrs["groups"]) == 1
         x = self._stored_operand(call.args[0], STEM_CHANNELS if stem else None)
-        shape = shape_of(call)
+        shape = shape_of(var)
         return self._bind_stored(
             var, self._remade(call, self._with_epilogue(call, x), shape, padded_channels(shape[1])), shape
         )
 
     def _dense(self, var: relax.Var, call: relax.Call) -> relax.Expr:
-        shape, x = shape_of(call), call.args[0]
+        shape, x = shape_of(var), call.args[0]
         if len(shape) == 4:  # stored as an image by everybody else, as rows here
             rows = self.emit(relax.op.reshape(self._plain_operand(x), (math.prod(shape[:3]), -1)), f"{var.name}_rows")
             flat = self._dense_rows(var, call, self._stored_operand(rows), (math.prod(shape[:3]), shape[3]))
@@ -169,11 +171,11 @@ class _LayoutRewriter(Rewriter):
 
     def _pool2d(self, var: relax.Var, call: relax.Call) -> relax.Expr:
         x = self._stored_operand(call.args[0])
-        shape = shape_of(call)
+        shape = shape_of(var)
         return self._bind_stored(var, self._remade(call, [x, *call.args[1:]], shape, shape_of(x)[3]), shape)
 
     def _elementwise(self, var: relax.Var, call: relax.Call) -> relax.Expr:
-        shape = shape_of(call)
+        shape = shape_of(var)
         tables = [s.operand == "table" for s in stages_of(call) if s.operand != "none"]
         activations = [call.args[0], *(a for a, table in zip(call.args[1:], tables, strict=True) if not table)]
         aligned = all(self._fits_stored(a, shape) for a in activations)
@@ -192,9 +194,9 @@ class _LayoutRewriter(Rewriter):
             return own == shape
         return own[1] == shape[1]
 
-    def _dequantize(self, call: relax.Call) -> relax.Expr:
+    def _dequantize(self, var: relax.Var, call: relax.Call) -> relax.Expr:
         attrs = {"scale": call.attrs["scale"], "zero_point": call.attrs["x_zero_point"]}
-        return make(operators.UNPACK, [call.args[0]], shape_of(call), Output(dtype="float32"), attrs)
+        return make(operators.UNPACK, [call.args[0]], shape_of(var), Output(dtype="float32"), attrs)
 
     def _concatenates_channels(self, call: relax.Call) -> bool:
         fields = call.args[0].fields if isinstance(call.args[0], relax.Tuple) else []
@@ -221,7 +223,7 @@ class _LayoutRewriter(Rewriter):
         x = call.args[0]
         if not self._is_stored(x):
             return None
-        before, after = self._plain_shape[x], tuple(int(d) for d in self.graph.definition[var].ty.shape)
+        before, after = self._plain_shape[x], shape_of(var)
         if (before == (*after, 1, 1) and len(after) == 2) or (after == (*before, 1, 1) and len(before) == 2):
             target = stored_shape(after, shape_of(x)[3])
             return self._bind_stored(var, relax.op.reshape(x, target), after)

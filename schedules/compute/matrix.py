@@ -44,8 +44,8 @@ def softmax(problem: Softmax) -> tvm.tirx.PrimFunc:
     total = te.compute(ends, lambda o, i: te.sum(exponential(o, j, i), axis=j), "total")
 
     def result(o: Expr, a: Expr, i: Expr) -> Expr:
-        quotient = exponential(o, a, i) / total[o, i]
-        return round_to_uint8(quotient * float32(problem.inverse_scale), problem.output)
+        scaled = exponential(o, a, i) / total[o, i] * float32(problem.inverse_scale)
+        return scaled if problem.output.dtype == "float32" else round_to_uint8(scaled, problem.output)
 
     return te.create_prim_func([x, table, te.compute(x.shape, result, "result")])
 
