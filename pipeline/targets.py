@@ -28,7 +28,7 @@ class DeployTarget:
     cpu_features: tuple[str, ...]
     """What a CPU must have to run the code, by the names of ``/proc/cpuinfo``."""
     dot: str
-    """The u8 x s8 dot product: ``avx512vnni``, ``avxvnni``, ``avx2`` (vpmaddwd on int16 weights) or ``sse2`` (the same with 128 bits)."""
+    """The u8 x s8 dot product: ``avx512vnni``, ``avxvnni``, ``avx2`` or ``sse2`` (both pmaddwd on int16 weights)."""
     vector_bytes: int
     activation_dtype: str = "uint8"
     mtriple: str = "x86_64-linux-gnu"

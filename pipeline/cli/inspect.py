@@ -60,7 +60,7 @@ def describe(manifest: Manifest) -> str:
         *(("input", str(info)) for info in manifest.inputs),
         *(("output", str(info)) for info in manifest.outputs),
         ("operators", f"{manifest.integer_operators} integer, {manifest.float_operators} float"),
-        ("options", ", ".join(f"{name}={value}" for name, value in manifest.options.items()) or "none"),
+        ("options", ", ".join(f"{name}={value}" for name, value in manifest.options.items() if value) or "none"),
         ("made with", ", ".join(f"{name} {number}" for name, number in versions.items())),
         ("code sha256", manifest.library_sha256),
     ]
