@@ -322,7 +322,7 @@ def _compiled(module: tvm.IRModule, call: relax.Call, args: Sequence[Any]) -> An
         if not isinstance(value, np.ndarray):
             return expr
         params.append(relax.Var(f"p{len(params)}", relax.TensorType(list(value.shape), str(value.dtype))))
-        values.append(np.ascontiguousarray(value))
+        values.append(np.array(value, order="C"))
         return params[-1]
 
     operands = [parameter(a, v) for a, v in zip(call.args, args, strict=True)]

@@ -6,8 +6,9 @@
    is itself left alone: its integers are wanted).
 3. QuantizeLinear of a constant -> the integers.
 4. ``max``/``min``/``sum`` over a stack of tensors -> ``maximum``, ``minimum`` or ``add``, two at a time.
-
-Does not fold data movement: that is moved past DequantizeLinear first, where it acts on integers.
+5. Reshape and transpose of a constant -> the constant. Behind a DequantizeLinear they wait for :mod:`.sink`, which
+   carries them out on the integers.
+6. The shape of a tensor, as the importer asks for it to count indices from the end -> constants.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from pipeline.passes.integer.quantization import ENCODABLE, QUANTIZE, constant_o
 
 FOLD_LIMIT = 1 << 26
 """Constants with more elements than this are not folded."""
+
+
+def _constant(value: np.ndarray[Any, Any]) -> Constant:
+    """``value`` with the dtype it has; left to itself, ``relax.const`` makes an int64 or float64 scalar 32 bits."""
+    return relax.const(value, str(value.dtype))
 
 
 def _stored_value(function: tvm.tirx.PrimFunc) -> Any:
@@ -66,7 +72,7 @@ def _bound(call: relax.Call, function: tvm.tirx.PrimFunc, value: Any) -> relax.E
             return None
         if not _is_topi(function, topi.maximum if larger else topi.minimum, operands, float(number.value)):
             return None
-        operands.append(relax.const(np.array(float(number.value), dtype_of(operands[0]))))
+        operands.append(_constant(np.array(float(number.value), dtype_of(operands[0]))))
     elif not _is_topi(function, topi.maximum if larger else topi.minimum, operands):
         return None
     return (relax.op.maximum if larger else relax.op.minimum)(*operands)
@@ -121,6 +127,12 @@ _REDUCTIONS = {
 }
 
 
+_MOVEMENT = frozenset({"relax.reshape", "relax.expand_dims", "relax.squeeze", "relax.permute_dims"})
+
+
+_SHAPES = frozenset({"relax.shape_of", "relax.shape_to_tensor", "relax.take"})
+
+
 def _pairwise(rewriter: Rewriter, call: relax.Call, name: str) -> relax.Expr | None:
     """``max(stack([a, b, ...]), axis=0)`` as binary operators on the tensors from before their broadcast."""
     stack = rewriter.definition(call.args[0])
@@ -152,7 +164,34 @@ def _folded(rewriter: Rewriter, call: relax.Call) -> Constant | None:
         return None
     values = [_constant_value(rewriter, arg) for arg in tensor_operands(call)]
     known = [v for v in values if v is not None]
-    return relax.const(evaluate(call, known)) if len(known) == len(values) else None
+    return _constant(evaluate(call, known)) if len(known) == len(values) else None
+
+
+def _moved(call: relax.Call) -> Constant | None:
+    """A constant with another shape or another order of axes."""
+    value, shape = numpy_of(call.args[0]), static_shape(call)
+    if value is None or shape is None:
+        return None
+    if op_name(call) == "relax.permute_dims":
+        order = None if call.attrs.axes is None else [int(a) for a in call.attrs.axes]
+        return _constant(np.ascontiguousarray(np.transpose(value, order)))
+    return _constant(value.reshape(shape))
+
+
+def _shape_value(rewriter: Rewriter, call: relax.Call) -> relax.Expr | None:
+    """A static shape, that shape as int64, or elements taken from a constant."""
+    if op_name(call) == "relax.shape_of":
+        shape = static_shape(call.args[0])
+        return None if shape is None else relax.ShapeExpr(list(shape))
+    if op_name(call) == "relax.shape_to_tensor":
+        sizes = rewriter.definition(call.args[0])
+        static = isinstance(sizes, relax.ShapeExpr) and all(isinstance(v, tvm.tirx.IntImm) for v in sizes.values)
+        return _constant(np.array([int(v) for v in sizes.values], np.int64)) if static else None
+    values, indices = numpy_of(call.args[0]), numpy_of(call.args[1])
+    if values is None or indices is None:
+        return None
+    taken = np.take(values, indices.astype(np.int64), axis=None if call.attrs.axis is None else int(call.attrs.axis))
+    return _constant(np.asarray(taken))
 
 
 def _quantized(call: relax.Call) -> Constant | None:
@@ -167,7 +206,7 @@ def _quantized(call: relax.Call) -> Constant | None:
     limits = np.iinfo(dtype)
     zero_point = zero_point.astype(np.int64).reshape(shape if zero_point.size > 1 else ())
     codes = quantize_codes(values, scale.reshape(shape), zero_point, int(limits.min), int(limits.max))
-    return relax.const(codes.reshape(values.shape).astype(dtype))
+    return _constant(codes.reshape(values.shape).astype(dtype))
 
 
 def canonicalize(module: tvm.IRModule) -> tvm.IRModule:
@@ -180,6 +219,10 @@ def canonicalize(module: tvm.IRModule) -> tvm.IRModule:
             new = _operator_for(module, value)
         elif op_name(value) == QUANTIZE:
             new = _quantized(value)
+        elif op_name(value) in _SHAPES:
+            new = _shape_value(rewriter, value)
+        elif op_name(value) in _MOVEMENT:
+            new = _moved(value)
         elif op_name(value) in _REDUCTIONS:
             new = _pairwise(rewriter, value, var.name)
         elif isinstance(value, relax.Call):

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import tvm
-from numpy.typing import NDArray
 from tvm import relax
 
 from pipeline.ir import operators
 from pipeline.passes.integer.graph import Graph, Rewriter, op_name
+from pipeline.passes.integer.table import is_tabular, table_of
 
-_UNARY = (operators.REQUANTIZE, operators.LOOKUP)
 _WITH_RANGE = frozenset(
     {
         operators.CONV2D,
@@ -49,17 +47,6 @@ def _is_clamp(call: relax.Call) -> bool:
 def _output(call: relax.Call) -> operators.Output:
     attrs = call.attrs
     return operators.Output(str(attrs["out_dtype"]), int(attrs["y_zero_point"]), int(attrs["qmin"]), int(attrs["qmax"]))
-
-
-def table_of(call: relax.Call) -> NDArray[np.uint8]:
-    """The 256 results of a requantisation or a look-up."""
-    if op_name(call) == operators.LOOKUP:
-        return call.args[1].value.numpy()
-    output = _output(call)
-    steps = (np.arange(256) - int(call.attrs["x_zero_point"])).astype(np.float32)
-    product = steps * np.float32(call.attrs["multiplier"])
-    clamped = np.clip(product, output.qmin - output.zero_point, output.qmax - output.zero_point)
-    return (np.rint(clamped) + output.zero_point).astype(np.uint8)
 
 
 def _with_output(call: relax.Call, output: operators.Output) -> relax.Call:
@@ -93,14 +80,14 @@ def merge_elementwise(module: tvm.IRModule) -> tvm.IRModule:
 
     def visit(var: relax.Var, value: relax.Expr) -> relax.Expr:
         old = graph.definition[var]
-        if op_name(value) not in _UNARY or str(value.attrs["out_dtype"]) != "uint8" or old.args[0] not in read_once:
+        if not is_tabular(value) or old.args[0] not in read_once:
             return value
         producer = rewriter.definition(value.args[0])
         if not isinstance(producer, relax.Call):
             return value
         if _is_clamp(value) and op_name(producer) in _WITH_RANGE and str(producer.attrs["out_dtype"]) == "uint8":
             return rewriter.emit(_narrowed(producer, value), value.args[0].name)
-        if op_name(producer) in _UNARY and str(producer.attrs["out_dtype"]) == "uint8":
+        if is_tabular(producer):
             return _combined(producer, value)
         return value
 

@@ -66,6 +66,10 @@ def _is_listed(name: str) -> bool:
     return name.startswith("relax.") and name not in (QUANTIZE, DEQUANTIZE)
 
 
+def _is_float(expr: relax.Expr) -> bool:
+    return "float" in dtype_of(expr)
+
+
 def _variables(value: relax.Expr) -> list[relax.Var]:
     return [x for x in operands(value) if isinstance(x, relax.Var)]
 
@@ -99,6 +103,8 @@ def summarise(module: tvm.IRModule, report: Report, known: Collection[str]) -> N
             report.entries.append(OperatorReport(name, op_type, INTEGER, "acts on the codes", shape))
         elif any(dtype_of(x) == "uint8" for x in operands(final[name])):
             report.entries.append(OperatorReport(name, op_type, INTEGER, "reads the codes", shape))
+        elif not any(_is_float(x) for x in (final[name], *operands(final[name]))):
+            report.entries.append(OperatorReport(name, op_type, INTEGER, "works on indices or shapes", shape))
         else:
             reason = report.refusals.get(name) or _reason(graph, final[name], known)
             report.entries.append(OperatorReport(name, op_type, FLOAT, reason, shape))
