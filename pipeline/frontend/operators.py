@@ -51,7 +51,7 @@ REWRITTEN: frozenset[tuple[str, str]] = frozenset(
 
 
 def check_operators(model: ModelProto, supported: frozenset[tuple[str, str]]) -> None:
-    """Raise one :class:`UnsupportedOperatorError` that lists all nodes outside ``supported`` or set in a refused way."""
+    """Raise one :class:`UnsupportedOperatorError` that lists all nodes that are not ``supported`` as they are."""
     found: list[str] = []
     for node in model.graph.node:
         domain = "" if node.domain == "ai.onnx" else node.domain

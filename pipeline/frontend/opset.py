@@ -9,7 +9,7 @@ from onnx import ModelProto
 from pipeline.errors import ModelError
 
 OLDEST = 7
-"""Before it, BatchNormalization, Dropout and broadcasting had other meanings, which the converter gets wrong at times."""
+"""Before it, BatchNormalization, Dropout and broadcasting had meanings that the converter does not always get right."""
 WORKING = 13
 """Axes of QuantizeLinear and axes-as-inputs exist from here on: older models are converted up to it."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, UnsupportedOperatorError
 from pipeline.frontend.graph import Array, Graph, Node
 
 
@@ -78,6 +78,25 @@ def check_quantization(graph: Graph) -> None:
     for node in graph.nodes:
         for operand in operands_of(node):
             _check_operand(graph, node, operand)
+
+
+def check_types(graph: Graph) -> None:
+    """Raise one :class:`UnsupportedOperatorError` that lists all nodes with types other than 8, 16 and 32-bit integers.
+
+    For a graph whose QuantizeLinear and DequantizeLinear all have zero points.
+    """
+    found = []
+    for node in graph.nodes:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        dtype = graph.dtype(node.input(2) or node.inputs[0])
+        if node.domain or dtype not in (*_LARGEST_STEP, TensorProto.INT32):
+            found.append(f"{node.name!r} ({node.op_type}, {TensorProto.DataType.Name(dtype).lower()})")
+    if found:
+        count = "1 node has a type" if len(found) == 1 else f"{len(found)} nodes have types"
+        raise UnsupportedOperatorError(
+            f"{count} that cannot be compiled: {'; '.join(found)}. Quantise the model to int8 or uint8."
+        )
 
 
 def _check_operand(graph: Graph, node: Node, operand: Operand) -> None:

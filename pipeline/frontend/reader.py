@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from pipeline.errors import ModelError
+from pipeline.frontend.functions import check_functions, inline_functions
 from pipeline.frontend.limits import Limits
 
 _TENSOR_ATTRIBUTES = (onnx.AttributeProto.TENSOR, onnx.AttributeProto.TENSORS)
@@ -38,8 +38,9 @@ def read_model(path: str | os.PathLike[str], limits: Limits) -> ModelProto:
     for tensor in _tensors(model):
         check_tensor(tensor, limits)
     _check_order(model.graph)
+    check_functions(model, limits)
     _check_model(model, file)
-    return _inline_functions(model, file, limits)
+    return inline_functions(model)
 
 
 def check_tensor(tensor: TensorProto, limits: Limits) -> None:
@@ -268,35 +269,6 @@ def _check_model(model: ModelProto, file: Path) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise ModelError(f"{file} is not valid ONNX: {' '.join(str(error).split())}") from error
-
-
-def _inline_functions(model: ModelProto, file: Path, limits: Limits) -> ModelProto:
-    """Put the bodies of local functions in their places; the size is worked out first, as it may grow exponentially."""
-    if not model.functions:
-        return model
-    bodies = {(f.domain, f.name): f.node for f in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
-
-    def size(nodes: Iterable[NodeProto], above: tuple[tuple[str, str], ...]) -> int:
-        total = 0
-        for node in nodes:
-            key = (node.domain, node.op_type)
-            if key in above:
-                raise ModelError(f"{file}: local function {key[1]!r} calls itself.")
-            if key in bodies and key not in sizes:
-                sizes[key] = size(bodies[key], (*above, key))
-            total += sizes.get(key, 1)
-        return total
-
-    if len(bodies) > 100:  # one level of `size` a function: keeps the recursion shallow
-        raise ModelError(f"{file} has {len(bodies)} local functions; at most 100 are supported.")
-    count = size(model.graph.node, ())
-    if count > limits.max_nodes:
-        raise ModelError(f"{file} has {count} nodes once functions are inlined, over the cap of {limits.max_nodes}.")
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{file}: local functions cannot be inlined: {error}") from error
 
 
 def _label(node: NodeProto) -> str:

@@ -53,6 +53,9 @@ def to_relax(model: ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
             warnings.simplefilter("ignore")
             module = importer.from_onnx(model.graph, opset)
     except Exception as error:  # TVM raises everything from AssertionError to TVMError
+        if importer.current:
+            with contextlib.suppress(Exception):
+                importer.bb._end_block()  # else the block builder complains on stderr when it is destroyed
         kind = next((n.op_type for n in model.graph.node if n.name == importer.current), "graph")
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"node {importer.current!r} ({kind}) cannot be imported: {reason}") from error

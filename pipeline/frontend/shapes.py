@@ -31,9 +31,10 @@ def freeze_inputs(
     if unknown:
         names = ", ".join(repr(i.name) for i in inputs)
         raise ModelError(f"--shape names {unknown[0]!r}, which is no input of the model; its inputs are {names}.")
+    _check_batch([i for i in inputs if i.name not in shapes], batch)
     symbols: dict[str, int] = {}
     for value in inputs:
-        _freeze(value, batch, shapes.get(value.name), symbols)
+        _freeze(value, 1 if batch is None else batch, shapes.get(value.name), symbols)
     for value in inputs:
         _check_frozen(value, symbols)
         check_shape(f"input {value.name!r}", tuple(d.dim_value for d in _shape(value).dim), limits)
@@ -70,7 +71,7 @@ def require_static(graph: Graph, limits: Limits) -> None:
         value.type.tensor_type.shape.CopyFrom(shape_proto)
 
 
-def _freeze(value: ValueInfoProto, batch: int | None, wanted: Sequence[int] | None, symbols: dict[str, int]) -> None:
+def _freeze(value: ValueInfoProto, batch: int, wanted: Sequence[int] | None, symbols: dict[str, int]) -> None:
     if not value.type.HasField("tensor_type"):
         raise ModelError(f"input {value.name!r} is no tensor (a sequence, map or optional), which is not supported.")
     proto = value.type.tensor_type.shape
@@ -85,7 +86,7 @@ def _freeze(value: ValueInfoProto, batch: int | None, wanted: Sequence[int] | No
     if wanted is not None and len(wanted) != len(dims):
         raise ModelError(f"--shape {value.name} has {len(wanted)} sizes, but the input has {len(dims)} dimensions.")
     for index, dim in enumerate(dims):
-        size = wanted[index] if wanted is not None else (_batch(batch, dim) if index == 0 else None)
+        size = wanted[index] if wanted is not None else (batch if index == 0 and _size(dim) is None else None)
         if size is None:
             continue
         if size < 1:
@@ -105,10 +106,16 @@ def _freeze(value: ValueInfoProto, batch: int | None, wanted: Sequence[int] | No
         dim.dim_value = size
 
 
-def _batch(batch: int | None, dim: TensorShapeProto.Dimension) -> int | None:
-    if _size(dim) is None:
-        return 1 if batch is None else batch
-    return batch
+def _check_batch(inputs: Sequence[ValueInfoProto], batch: int | None) -> None:
+    """A batch that no input leaves open is a mistake: the caller would get another batch than asked for."""
+    firsts = [(i.name, i.type.tensor_type.shape.dim[0]) for i in inputs if i.type.tensor_type.shape.dim]
+    if batch is None or not firsts or any(_size(dim) in (None, batch) for _, dim in firsts):
+        return
+    name, dim = firsts[0]
+    raise ModelError(
+        f"dimension 0 of input {name!r} is fixed to {dim.dim_value} in the file, not {batch}: "
+        "export the model with an open batch dimension."
+    )
 
 
 def _check_frozen(value: ValueInfoProto, symbols: Mapping[str, int]) -> None:

@@ -27,7 +27,7 @@ from pipeline.frontend.normalize.qlinear_matmul import expand_qlinear_matmul
 from pipeline.frontend.normalize.qlinear_pool import expand_qlinear_pool
 from pipeline.frontend.normalize.quantized_constants import quantize_constants
 from pipeline.frontend.normalize.weight_movement import move_weights_at_compile_time
-from pipeline.frontend.quantization import check_quantization
+from pipeline.frontend.quantization import check_quantization, check_types
 
 PASSES: tuple[Callable[[Graph], None], ...] = (
     # 1. Constants: everything that is known becomes an initializer, so that the checks and rewrites below see it.
@@ -45,6 +45,7 @@ PASSES: tuple[Callable[[Graph], None], ...] = (
     expand_integer_ops,
     expand_dynamic_quantize,
     canonicalize_qdq,
+    check_types,
     # 3. Weights: DequantizeLinear(constant) right at their consumer; plain constants where an operand must be one.
     quantize_constants,
     make_operands_plain,

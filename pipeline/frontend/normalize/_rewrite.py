@@ -50,7 +50,7 @@ class Rewrite:
         if suffix is None:
             suffix = f"dq{self._dequantized}"
             self._dequantized += 1
-        inputs = [data, scale, zero_point] if zero_point else [data, scale]
+        inputs = [data, scale, self._as_long_as(zero_point, scale)] if zero_point else [data, scale]
         return self.op("DequantizeLinear", inputs, {"axis": axis}, suffix, dtype=self.graph.dtype(scale))
 
     def quantize(self, value: str, scale: str, zero_point: str, dtype: int = 0) -> None:
@@ -65,6 +65,13 @@ class Rewrite:
             zero_point = self.graph.add_constant(f"{self.node.name}_zero_point", np.zeros((), kinds[dtype]))
         kind = self.graph.dtype(zero_point)
         self.op("QuantizeLinear", [value, scale, zero_point], {"axis": 1}, "q", output=self.node.outputs[0], dtype=kind)
+
+    def _as_long_as(self, zero_point: str, scale: str) -> str:
+        """QLinear operators take one zero point for a vector of scales, DequantizeLinear does not."""
+        value, scales = self.graph.constant(zero_point), self.graph.constant(scale)
+        if value is None or scales is None or value.size == scales.size:
+            return zero_point
+        return self.graph.add_constant(zero_point, np.full(scales.shape, value.reshape(-1)[0], value.dtype))
 
     def product(self, *scales: str, factor: float = 1.0) -> str:
         """Product of scales in their own float type: a constant where all are, else a Mul node."""
@@ -83,24 +90,25 @@ class Rewrite:
         return self.op("Mul", scales, suffix="bias_scale", dtype=self.graph.dtype(scales[0]))
 
 
-def vector_axis(graph: Graph, node: Node, name: str, axis: int) -> tuple[str, int]:
-    """(scale or zero point as scalar or vector, axis counted from the front).
+def as_vector(graph: Graph, node: Node, name: str, axis: int) -> str:
+    """A scale or zero point as scalar or vector.
 
-    Takes the N-D forms [..., rows, 1] and [..., 1, columns] of QLinearMatMul too, as long as only one dimension of
-    them is over 1. Raises :class:`ModelError` for parameters that differ by batch.
+    QLinearMatMul and MatMulInteger also know the N-D forms [..., rows, 1] (``axis`` -2) and [..., 1, columns]
+    (``axis`` -1), which DequantizeLinear does not: taken as long as they are the same for every batch. Raises
+    :class:`ModelError` where they differ.
     """
     shape = graph.shape(name)
     if shape is None or len(shape) <= 1:
-        return name, axis
-    long = [index for index, size in enumerate(shape) if size > 1]
-    if long not in ([], [len(shape) + axis]):
-        raise ModelError(
-            f"node {node.name!r} ({node.op_type}): {name!r} of shape {list(shape)} differs by more than one axis; "
-            "only per-tensor and per-row or per-column quantisation is supported."
-        )
+        return name
     value = graph.constant(name)
     if value is None:
         raise ModelError(
             f"node {node.name!r} ({node.op_type}): {name!r} has {len(shape)} dimensions and is no constant."
         )
-    return graph.add_constant(name, value.reshape(-1) if long else value.reshape(())), axis
+    vectors = np.moveaxis(value, axis, -1).reshape(-1, shape[axis])
+    if (vectors != vectors[0]).any():
+        raise ModelError(
+            f"node {node.name!r} ({node.op_type}): {name!r} of shape {list(shape)} differs along more than one axis; "
+            "only per-tensor, per-row and per-column quantisation is supported."
+        )
+    return graph.add_constant(name, vectors[0] if vectors[0].size > 1 else vectors[0].reshape(()))

@@ -28,13 +28,13 @@ def _fold(graph: Graph, node: Node) -> list[Node] | None:
     gamma, beta, mean, variance = (graph.constant(name) for name in node.inputs[1:5])
     if gamma is None or beta is None or mean is None or variance is None:
         return None
-    deviation = np.sqrt(variance.astype(np.float64) + node.attr("epsilon", 1e-5))
-    if not (deviation > 0).all() or not np.isfinite(deviation).all():
+    spread = variance.astype(np.float64) + node.attr("epsilon", 1e-5)
+    if not (spread > 0).all() or not np.isfinite(spread).all():
         raise ModelError(
             f"node {node.name!r} (BatchNormalization): variance {node.inputs[4]!r} is negative, NaN, "
             "or zero without epsilon. Export the model again."
         )
-    factor = gamma.astype(np.float64) / deviation
+    factor = gamma.astype(np.float64) / np.sqrt(spread)
     offset = beta.astype(np.float64) - mean.astype(np.float64) * factor
     if _fold_into_conv(graph, node, factor, offset):
         return []

@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from pipeline.errors import ModelError
 from pipeline.frontend.graph import Graph, Node
-from pipeline.frontend.normalize._rewrite import Rewrite, vector_axis
+from pipeline.frontend.normalize._rewrite import Rewrite, as_vector
 
 _FLOAT_OP = {"ConvInteger": "Conv", "MatMulInteger": "MatMul"}
 # Axis that a vector of zero points belongs to, for the left and the right operand.
@@ -33,7 +33,7 @@ def _expand(graph: Graph, node: Node) -> list[Node] | None:
         zero = node.input(index + 2)
         count = 1
         if zero:
-            zero, _ = vector_axis(graph, node, zero, axis)
+            zero = as_vector(graph, node, zero, axis)
             shape = graph.shape(zero)
             if shape is None:
                 raise ModelError(f"node {node.name!r} ({node.op_type}): the shape of zero point {zero!r} is not known.")

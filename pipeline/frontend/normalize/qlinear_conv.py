@@ -6,8 +6,6 @@ their vectors on axis 0. Does not: take the com.microsoft variant with channels_
 
 from __future__ import annotations
 
-import numpy as np
-
 from pipeline.frontend.graph import Graph, Node
 from pipeline.frontend.normalize._rewrite import Rewrite
 
@@ -24,18 +22,10 @@ def _expand(graph: Graph, node: Node) -> list[Node] | None:
     rewrite = Rewrite(graph, node)
     inputs = [
         rewrite.dequantize(x, x_scale, x_zero),
-        rewrite.dequantize(w, w_scale, _as_long_as(graph, w_zero, w_scale), axis=0),
+        rewrite.dequantize(w, w_scale, w_zero, axis=0),
     ]
     if node.input(8):
         bias_scale = rewrite.product(x_scale, w_scale)
         inputs.append(rewrite.dequantize(node.input(8), bias_scale, "", axis=0, suffix="dq_bias"))
     rewrite.quantize(rewrite.main("Conv", inputs), y_scale, y_zero)
     return rewrite.nodes
-
-
-def _as_long_as(graph: Graph, zero: str, scale: str) -> str:
-    """One zero point for a vector of scales is valid here, but not in DequantizeLinear."""
-    value, scales = graph.constant(zero), graph.constant(scale)
-    if value is None or scales is None or value.size == scales.size:
-        return zero
-    return graph.add_constant(zero, np.full(scales.shape, value.reshape(-1)[0], value.dtype))

@@ -7,7 +7,7 @@ that differ by batch.
 from __future__ import annotations
 
 from pipeline.frontend.graph import Graph, Node
-from pipeline.frontend.normalize._rewrite import Rewrite, vector_axis
+from pipeline.frontend.normalize._rewrite import Rewrite, as_vector
 
 
 def expand_qlinear_matmul(graph: Graph) -> None:
@@ -22,8 +22,8 @@ def _expand(graph: Graph, node: Node) -> list[Node] | None:
     sides = []
     for first, axis in ((0, -2), (3, -1)):
         data, scale, zero = node.inputs[first : first + 3]
-        scale, _ = vector_axis(graph, node, scale, axis)
-        zero, _ = vector_axis(graph, node, zero, axis)
+        scale = as_vector(graph, node, scale, axis)
+        zero = as_vector(graph, node, zero, axis)
         sides.append(rewrite.dequantize(data, scale, zero, axis))
     rewrite.quantize(rewrite.main("MatMul", sides), node.inputs[6], node.inputs[7])
     return rewrite.nodes
