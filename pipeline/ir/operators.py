@@ -1,7 +1,7 @@
 """The integer operators that a quantised model is lowered to, registered with Relax as ``octet.*``.
 
-Activations are uint8 with one scale and zero point a tensor; 4-D activations are NCHW here, and a later pass chooses the
-physical layout. Every operator is defined by integer arithmetic that is exact, followed by the requantisation of
+Activations are uint8 with one scale and zero point a tensor; 4-D activations are NCHW here, and a later pass chooses
+the physical layout. Every operator is defined by integer arithmetic that is exact, followed by the requantisation of
 :func:`requantize`'s formula, so that its result does not depend on the target, the schedule or the number of threads::
 
     requantised(v, M) = uint8(clamp(round_half_even(float32(v) * M), qmin - zp, qmax - zp) + zp)
@@ -9,7 +9,7 @@ physical layout. Every operator is defined by integer arithmetic that is exact, 
 where ``v`` is an int32, ``float32(v)`` rounds to nearest even, and ``M`` is a float32. The clamp comes before the
 rounding, which is the same because its bounds are whole numbers.
 
-Each constructor computes the result's shape and dtype and stores both as the attributes ``out_shape`` and ``out_dtype``,
+Each constructor computes the result's shape and dtype and stores both as attributes ``out_shape`` and ``out_dtype``,
 from which Relax infers the type. Attributes are plain numbers, strings and lists, so that modules print, compare and
 save like any other.
 """
@@ -172,7 +172,7 @@ def dense(
     window_sum: relax.Expr | None = None,
     weight_zero_point: relax.Expr | None = None,
 ) -> relax.Call:
-    """Fully connected layer, ``v[..., o] = bias[o] + sum_k x[..., k] * weight[o, k] - weight_zero_point[o] * window_sum``.
+    """Fully connected layer, ``v[..., o] = bias[o] + sum x * weight[o, :] - weight_zero_point[o] * window_sum``.
 
     Args:
         x: uint8 (..., K).
@@ -229,7 +229,14 @@ def add_coefficients(a_ratio: float, b_ratio: float) -> tuple[int, int, float]:
 
 
 def add(
-    a: relax.Expr, b: relax.Expr, *, a_ratio: float, b_ratio: float, a_zero_point: int, b_zero_point: int, output: Output
+    a: relax.Expr,
+    b: relax.Expr,
+    *,
+    a_ratio: float,
+    b_ratio: float,
+    a_zero_point: int,
+    b_zero_point: int,
+    output: Output,
 ) -> relax.Call:
     """Sum of two activations with numpy's broadcasting, ``v = (a - za) * Ia + (b - zb) * Ib``, requantised with M.
 

@@ -150,7 +150,8 @@ class _LayoutRewriter(Rewriter):
 
     def _conv2d(self, var: relax.Var, call: relax.Call) -> relax.Expr:
         channels = self._logical_shape(call.args[0])[1]
-        stem = channels <= STEM_CHANNELS and int(call.attrs["groups"]) == 1
+        wide = str(call.args[1].ty.dtype) == "int16"  # a depthwise kernel, which reads whole vectors of channels
+        stem = channels <= STEM_CHANNELS and int(call.attrs["groups"]) == 1 and not wide
         x = self._stored_operand(call.args[0], STEM_CHANNELS if stem else None)
         shape = shape_of(var)
         return self._bind_stored(

@@ -35,6 +35,13 @@ def emit_kernels(module: tvm.IRModule, target: DeployTarget) -> tvm.IRModule:
     return _Emitter(Graph(module), target).emit_all()
 
 
+def _constant(expr: relax.Expr) -> np.ndarray:
+    array = numpy_of(expr)
+    if array is None:
+        raise TypeError(f"{expr} must be a constant, as the integer lowering makes weights and biases")
+    return array
+
+
 def _pair(values: Any) -> tuple[int, int]:
     return int(values[0]), int(values[1])
 
@@ -109,7 +116,7 @@ class _Emitter(Rewriter):
     # One operator each.
 
     def _conv2d(self, _var: relax.Var, call: relax.Call) -> relax.Expr:
-        a, weight = call.attrs, numpy_of(call.args[1])
+        a, weight = call.attrs, _constant(call.args[1])
         n, h, w, x_channels = shape_of(call.args[0])
         problem = conv.Conv2d(
             n=n,
@@ -132,7 +139,7 @@ class _Emitter(Rewriter):
         return self._convolution(problem, weight, call)
 
     def _dense(self, _var: relax.Var, call: relax.Call) -> relax.Expr:
-        weight = numpy_of(call.args[1])
+        weight = _constant(call.args[1])
         _, _, rows, x_channels = shape_of(call.args[0])
         problem = conv.Conv2d(
             n=1,
@@ -162,10 +169,10 @@ class _Emitter(Rewriter):
             schedule = x86.schedule_depthwise_conv2d if problem.depthwise else x86.schedule_conv2d
             return schedule(problem, self._dot).mod["main"]
 
-        vectors = [numpy_of(call.args[2]), numpy_of(call.args[3])]
+        vectors = [_constant(call.args[2]), _constant(call.args[3])]
         rest = list(call.args[4:])
         if problem.window_sum:
-            vectors.append(numpy_of(rest[1]))
+            vectors.append(_constant(rest[1]))
         packed = [relax.const(array) for array in conv.constants(problem, self._dot, [weight, *vectors])]
         if problem.window_sum:
             rest = [rest[0], packed.pop(), *rest[2:]]
@@ -256,6 +263,6 @@ class _Emitter(Rewriter):
 
 
 def _scale(call: relax.Call) -> tuple[float | None, int]:
-    if "scale" not in call.attrs.keys():
+    if "scale" not in call.attrs:
         return None, 0
     return float(call.attrs["scale"]), int(call.attrs["zero_point"])

@@ -4,7 +4,7 @@
    before it, where that result has no other reader and no operand is broadcast: its attribute ``stages``.
 2. Any other chain becomes one ``octet.elementwise``.
 
-An operator with a float32 or int32 result starts no chain. The arithmetic of each stage is that of the operator alone,
+An operator with a float32 or int32 result neither starts nor ends a chain. The arithmetic of each stage is that of the operator alone,
 so fusion does not change a bit of the result.
 """
 
@@ -57,7 +57,7 @@ def output_of(call: relax.Call) -> Output:
 
 def stages_of(call: relax.Call) -> tuple[Stage, ...]:
     """The stages fused into an operator so far."""
-    return stages_from_json(str(call.attrs["stages"])) if "stages" in call.attrs.keys() else ()
+    return stages_from_json(str(call.attrs["stages"])) if "stages" in call.attrs else ()
 
 
 def _links(call: relax.Expr) -> list[_Link]:
@@ -85,9 +85,9 @@ def _links(call: relax.Expr) -> list[_Link]:
 
 
 def _can_take(producer: relax.Expr | None, link: _Link, shape: tuple[int, ...]) -> bool:
-    if op_name(producer) not in ANCHORS or str(producer.attrs["out_dtype"]) != "uint8":
+    if producer is None or op_name(producer) not in ANCHORS or shape_of(producer) != shape:
         return False
-    if shape_of(producer) != shape:
+    if str(producer.attrs["out_dtype"]) != "uint8" or link.stage.output.dtype != "uint8":
         return False
     return link.stage.operand != "activation" or shape_of(link.operands[0]) == shape
 
@@ -106,7 +106,5 @@ def _stored_output(producer: relax.Call) -> operators.Output:
 
 def _alone(link: _Link, shape: tuple[int, ...]) -> relax.Call:
     attrs = {"stages": stages_to_json([link.stage])}
-    dtype = "uint8" if isinstance(link.stage, Lookup) else link.stage.output.dtype
-    return operators.make(
-        operators.ELEMENTWISE, [link.value, *link.operands], shape, operators.Output(dtype=dtype), attrs
-    )
+    output = operators.Output(dtype=link.stage.output.dtype)
+    return operators.make(operators.ELEMENTWISE, [link.value, *link.operands], shape, output, attrs)

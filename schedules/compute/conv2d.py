@@ -69,8 +69,8 @@ class Conv2d:
 
     @property
     def depthwise(self) -> bool:
-        """One filter for each channel."""
-        return self.groups == self.ic == self.oc and self.groups > 1
+        """One filter for each channel; a single channel only where its weights are too wide for a dot product."""
+        return self.groups == self.ic == self.oc and (self.groups > 1 or self.weight_dtype == "int16")
 
     @property
     def macs(self) -> int:

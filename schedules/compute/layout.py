@@ -1,7 +1,7 @@
 """Changes between a model's layout and the stored one, and concatenation in the stored one.
 
-A tensor of rank 4 (N, C, H, W) is stored as (N, H, W, C), any other as (1, 1, rows, C) with the last axis as channels; C
-is padded.
+A tensor of rank 4 (N, C, H, W) is stored as (N, H, W, C), any other as (1, 1, rows, C) with the last axis as channels;
+C is padded.
 """
 
 from __future__ import annotations
@@ -139,9 +139,7 @@ def concat_channels(problem: ConcatChannels) -> tvm.tirx.PrimFunc:
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             builder.func_name("main")
-            inputs = [
-                builder.arg(f"x{i}", T.Buffer((rows, width, c), "uint8")) for i, c in enumerate(problem.stored)
-            ]
+            inputs = [builder.arg(f"x{i}", T.Buffer((rows, width, c), "uint8")) for i, c in enumerate(problem.stored)]
             result = builder.arg("result", T.Buffer((rows, width, problem.out_channels), "uint8"))
             builder.func_attr({"tirx.noalias": True})
             with builder.parallel(0, rows) as row, builder.serial(0, width) as column:

@@ -30,7 +30,7 @@ class Softmax:
 def softmax(problem: Softmax) -> tvm.tirx.PrimFunc:
     """Arguments: x, table (256,) of float32, result. Blocks: "largest", "total" and "result".
 
-    The sum runs from the first element to the last; it is never vectorised along its own axis, so its rounding is fixed.
+    The sum runs from the first element to the last and is never vectorised along its own axis: its rounding is fixed.
     """
     x = te.placeholder((problem.outer, problem.size, problem.inner), "uint8", "x")
     table = te.placeholder((256,), "float32", "table")

@@ -68,7 +68,8 @@ def pool2d(problem: Pool2d) -> tvm.tirx.PrimFunc:
             inside.append(column >= 0)
         if (ow - 1) * sw + (problem.kernel[1] - 1) * dw - left >= problem.w:
             inside.append(column < problem.w)
-        return tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, "int32" if average else "uint8")) if inside else value
+        outside = tirx.const(0, "int32" if average else "uint8")
+        return tirx.if_then_else(tirx.all(*inside), value, outside) if inside else value
 
     shape = (problem.n, oh, ow, problem.channels)
     reduce = te.sum if average else te.max

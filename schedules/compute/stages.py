@@ -108,9 +108,13 @@ def operand_count(stages: Sequence[Stage]) -> int:
     return sum(stage.operand != "none" for stage in stages)
 
 
+def _no_operand(_index: Expr | None) -> Expr:
+    raise TypeError("this stage has no operand")
+
+
 def apply_stages(stages: Sequence[Stage], value: Expr, operands: Sequence[Callable[[Expr | None], Expr]]) -> Expr:
     """Run ``value`` through all stages. ``operands[i](None)`` reads at the element, ``operands[i](index)`` a table."""
     pending = iter(operands)
     for stage in stages:
-        value = stage.apply(value, next(pending) if stage.operand != "none" else lambda _: value)
+        value = stage.apply(value, _no_operand if stage.operand == "none" else next(pending))
     return value

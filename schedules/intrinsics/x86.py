@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
@@ -113,7 +114,7 @@ def _multiply_add_pairs(lanes: int, llvm_name: str):  # type: ignore[no-untyped-
     return description, implementation
 
 
-def _register(name: str, make: Callable, lanes: int, llvm_name: str) -> str:  # type: ignore[type-arg]
+def _register(name: str, make: Callable[..., Any], lanes: int, llvm_name: str) -> str:
     TensorIntrin.register(name, *make(lanes, llvm_name))
     return name
 
