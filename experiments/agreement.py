@@ -87,16 +87,26 @@ MODELS = tuple(dict.fromkeys(case.model for case in CASES))
 
 
 def compare(
-    case: Case, folder: Path, target: str = "native", batch: int = 1, threads: int = 1, limit: int | None = None
+    case: Case,
+    folder: Path,
+    target: str = "native",
+    batch: int = 1,
+    threads: int = 1,
+    limit: int | None = None,
+    libraries: Path = LIBRARIES,
 ) -> Result:
     """Compiles the file of ``case`` for ``target`` and runs it, and onnxruntime, on its images (``limit``: the first).
+
+    The library stays in the folder ``libraries``.
 
     Raises FileNotFoundError where the models are missing, OctetError where the file cannot be compiled or run.
     """
     inputs, labels = real_data.load(case.model, limit, folder)
     models = folder / "models" / case.model
     start = time.perf_counter()
-    octet = _octet(models / case.file, target, batch, threads)
+    octet = _octet(
+        models / case.file, libraries / f"{case.model}-{Path(case.file).stem}-{target}.so", target, batch, threads
+    )
     compile_seconds = time.perf_counter() - start
     networks = {
         "onnxruntime FP32": _onnxruntime(models / "model.onnx", threads),
@@ -137,10 +147,9 @@ def to_json(results: dict[Case, Result], settings: dict[str, Any]) -> dict[str, 
     return {"machine": machine, "settings": settings, "results": cases}
 
 
-def _octet(path: Path, target: str, batch: int, threads: int) -> Network:
+def _octet(path: Path, output: Path, target: str, batch: int, threads: int) -> Network:
     import pipeline
 
-    output = LIBRARIES / f"{path.parent.name}-{path.stem}-b{batch}-{target}.so"
     output.parent.mkdir(parents=True, exist_ok=True)
     library = pipeline.compile(path, target=target, output=output, batch=batch)
     model = pipeline.load(library, threads=threads)

@@ -34,7 +34,7 @@ class Engine(ABC):
 
     @classmethod
     def prepare(cls, model: Path, output: Path, batch: int, target: str) -> Path:  # noqa: ARG003
-        """What ``load`` takes, made from the ONNX file ``model``: the file itself unless the engine compiles ahead."""
+        """What ``load`` takes: the ONNX file ``model``, unless the engine compiles it ahead into folder ``output``."""
         return model
 
     @abstractmethod
@@ -116,6 +116,7 @@ class Octet(Engine):
     def prepare(cls, model: Path, output: Path, batch: int, target: str) -> Path:
         import pipeline
 
+        output.mkdir(parents=True, exist_ok=True)
         return pipeline.compile(model, target=target, output=output / f"{model.stem}-b{batch}-{target}.so", batch=batch)
 
     def load(self, artefact: Path, threads: int) -> Runner:

@@ -85,11 +85,9 @@ def to_markdown(report: Report) -> str:
     if report.preparation:
         lines = [f"- {name}: {p['seconds']:.1f} s, {p['peak_mib']:,.0f} MiB" for name, p in report.preparation.items()]
         parts.append("Compiled ahead:\n" + "\n".join(lines))
-    notes = [
-        f"x: median over the rounds of the engine's time divided by {report.reference}'s; above 1, it is slower.",
-        f"ms: {report.settings['clock']} time.",
-    ]
-    parts.append("\n".join(f"- {note}" for note in [*notes, SAME_MACHINE, *report.remarks]))
+    ratio = f"x: median over the rounds of the engine's time divided by {report.reference}'s; above 1, it is slower."
+    notes = [f"ms: {report.settings['clock']} time; medians.", ratio, SAME_MACHINE, *report.remarks]
+    parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts)
 
 

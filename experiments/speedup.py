@@ -13,6 +13,7 @@ Where other processes keep the machine busy, --clock cpu --threads 1 counts only
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -51,7 +52,7 @@ class Comparison:
         self._args = args
         self._target = target
         self._engines = engines
-        self.peak: float | None = None
+        self.peaks: list[float] = []
         self.rows: list[Row] = []
         self.preparation: dict[str, dict[str, float]] = {}
         self.remarks: list[str] = []
@@ -59,8 +60,8 @@ class Comparison:
     def run(self) -> None:
         for batch in self._args.batch:
             for network in self._args.networks:
-                # Once is not enough on a busy machine; the highest is the nearest to the truth.
-                self.peak = max(filter(None, [self.peak, peak_gmacs(self._target)]), default=None)
+                # Again and again, because the clock frequency changes with what the machine does.
+                self.peaks += filter(None, [peak_gmacs(self._target)])
                 artefacts = self._prepare(network, batch)
                 for threads in self._args.threads:
                     self._measure(network, batch, threads, artefacts)
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
             "no_amx": args.no_amx,
             "clock": args.clock,
         },
-        peak_gmacs=comparison.peak,
+        peak_gmacs=statistics.median(comparison.peaks) if comparison.peaks else None,
         reference="octet" if "octet" in engines else engines[0],
         rows=comparison.rows,
         preparation=comparison.preparation,

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import agreement
 from experiments.agreement import Case, Result
+from pipeline.targets import PRESETS, DeployTarget, supported_by_host
 
 MANY, FEW = Case("cifar", "a.onnx"), Case("imagenet", "b.onnx", max_other_class=2)
 
@@ -53,7 +54,21 @@ def test_bad_arguments_end_with_code_2(arguments: list[str], capsys: pytest.Capt
 
 @pytest.mark.shared
 @pytest.mark.parametrize("case", agreement.CASES, ids=lambda case: case.name)
-def test_every_case_names_files_that_exist(case: Case, shared_dir: Path) -> None:
-    folder = shared_dir / "models" / case.model
-    assert (folder / case.file).is_file()
-    assert (folder / "model.onnx").is_file()
+def test_library_agrees_with_onnxruntime_on_real_images(case: Case, shared_dir: Path, tmp_path: Path) -> None:
+    """Errors that only real weights and activations show; few images, and a batch that does not divide their number."""
+    limit = 500 if case.max_other_class is None else 26
+    result = agreement.compare(case, shared_dir, batch=4, limit=limit, libraries=tmp_path)
+    assert result.images == limit
+    assert case.holds(result), result
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "target", [target for target in PRESETS.values() if supported_by_host(target)], ids=lambda target: target.name
+)
+@pytest.mark.parametrize("case", agreement.CASES, ids=lambda case: case.name)
+def test_promise_holds_on_all_images(case: Case, target: DeployTarget, shared_dir: Path, tmp_path: Path) -> None:
+    """What the README claims, for every target that this machine can run."""
+    result = agreement.compare(case, shared_dir, target.name, libraries=tmp_path)
+    assert case.holds(result), result
