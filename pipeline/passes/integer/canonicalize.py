@@ -9,10 +9,12 @@
 5. Reshape and transpose of a constant -> the constant. Behind a DequantizeLinear they wait for :mod:`.sink`, which
    carries them out on the integers.
 6. The shape of a tensor, as the importer asks for it to count indices from the end -> constants.
+7. ``minimum(maximum(x, low), high)``, which is how the importer writes Clip -> ``clip``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,7 @@ import tvm_ffi
 from tvm import relax, topi
 
 from pipeline.passes.integer.arithmetic import ELEMENTWISE, evaluate, tensor_operands
+from pipeline.passes.integer.clamp import clamp_of
 from pipeline.passes.integer.graph import Constant, Graph, Rewriter, dtype_of, numpy_of, op_name, static_shape
 from pipeline.passes.integer.quantization import ENCODABLE, QUANTIZE, constant_operand, quantize_codes
 
@@ -178,6 +181,16 @@ def _moved(call: relax.Call) -> Constant | None:
     return _constant(value.reshape(shape))
 
 
+def _clip(rewriter: Rewriter, call: relax.Call) -> relax.Expr | None:
+    """``clip`` for a minimum with a number of a maximum with a number that is no larger."""
+    high = clamp_of(call, rewriter.definition)
+    low = None if high is None else clamp_of(rewriter.definition(high.operand), rewriter.definition)
+    if high is None or low is None or math.inf in (-low.low, high.high) or low.low > high.high or low.high != math.inf:
+        return None
+    bounds = [tvm.tirx.const(bound, dtype_of(call)) for bound in (low.low, high.high)]
+    return relax.op.clip(low.operand, *bounds)
+
+
 def _shape_value(rewriter: Rewriter, call: relax.Call) -> relax.Expr | None:
     """A static shape, that shape as int64, or elements taken from a constant."""
     if op_name(call) == "relax.shape_of":
@@ -217,6 +230,8 @@ def canonicalize(module: tvm.IRModule) -> tvm.IRModule:
         new: relax.Expr | None = None
         if op_name(value) == "relax.call_tir":
             new = _operator_for(module, value)
+            value = value if new is None else rewriter.builder.normalize(new)
+            new = _folded(rewriter, value)
         elif op_name(value) == QUANTIZE:
             new = _quantized(value)
         elif op_name(value) in _SHAPES:
@@ -227,6 +242,8 @@ def canonicalize(module: tvm.IRModule) -> tvm.IRModule:
             new = _pairwise(rewriter, value, var.name)
         elif isinstance(value, relax.Call):
             new = _folded(rewriter, value)
+        if new is None and op_name(value) == "relax.minimum":
+            new = _clip(rewriter, value)
         return value if new is None else new
 
     return rewriter.run(visit)

@@ -9,6 +9,7 @@ Every merged operator gives the bits that the two give one after the other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -49,9 +50,11 @@ def _output(call: relax.Call) -> operators.Output:
     return operators.Output(str(attrs["out_dtype"]), int(attrs["y_zero_point"]), int(attrs["qmin"]), int(attrs["qmax"]))
 
 
-def _with_output(call: relax.Call, output: operators.Output) -> relax.Call:
+def _with_output(call: relax.Call, output: operators.Output, args: Sequence[relax.Expr] | None = None) -> relax.Call:
+    """``call`` with another range, and with other operands of the same shapes where ``args`` are given."""
     kept: dict[str, Any] = {k: v for k, v in call.attrs.items() if k not in _COMPUTED}
-    return operators.make(op_name(call), call.args, operators.shape_of(call), output, kept)
+    operands = call.args if args is None else args
+    return operators.make(op_name(call), operands, operators.shape_of(call), output, kept)
 
 
 def _narrowed(producer: relax.Call, clamp: relax.Call) -> relax.Call:
@@ -68,7 +71,7 @@ def _combined(first: relax.Call, second: relax.Call) -> relax.Call:
         ends = table_of(second)[[_output(first).qmin, _output(first).qmax]]
         output = _output(second)
         limits = operators.Output(output.dtype, output.zero_point, int(ends[0]), int(ends[1]))
-        return _with_output(relax.Call(second.op, [x], second.attrs), limits)
+        return _with_output(second, limits, [x])
     return operators.lookup(x, relax.const(table_of(second)[table_of(first)]))
 
 
