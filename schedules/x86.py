@@ -27,12 +27,15 @@ LATENCY_CYCLES = 5.0
 L1_BYTES = 40 * 1024
 """What stays of the weights in the L1 cache from one tile to the next, of 48 KiB on recent cores."""
 
-STEP_CYCLES, LOAD_CYCLES, L2_VECTOR_CYCLES = 1.0, 0.15, 0.4
+STEP_CYCLES, LOAD_CYCLES, L2_VECTOR_CYCLES, TILE_CYCLES = 1.0, 0.15, 0.4, 12.0
 """What a step of the reduction costs besides its dot products: the loop, a load (mostly hidden), and, for each weight
-vector, coming from L2 instead of L1. Fitted to the 15 convolution shapes of ResNet-50."""
+vector, coming from L2 instead of L1; and what a tile costs besides its steps. Fitted to the shapes of ResNet-50."""
 
-MAX_TILE_PIXELS = 14
-"""Pixels of a tile; more would not fit the addressing of one basic block and leaves fewer weight vectors to reuse."""
+COPY_BYTES_PER_CYCLE = 16
+"""Of the copies around a convolution whose width no tile divides."""
+
+MAX_TILE_PIXELS, MAX_TILE_BLOCKS = 14, 8
+"""Bounds of the tiles that are considered."""
 
 MIN_PARALLEL_MACS = 200_000
 """Below this much work a kernel ends sooner than a second thread wakes up."""
@@ -55,30 +58,38 @@ def _divisors(value: int, limit: int) -> list[int]:
 
 
 def choose_tile(problem: Conv2d, dot: DotProduct) -> Tile:
-    """The tile with the least cost a multiplication, by a count of the cycles of one step of the reduction.
+    """The tile with the least estimated cycles.
 
-    A width without a good divisor is computed with up to ``pixels - 1`` columns more, which are cropped.
+    A width without a good divisor may be computed with up to ``pixels - 1`` columns more, which are cropped.
     """
     width = problem.output_size[1]
-    blocks_in_all = padded_channels(problem.oc) // dot.lanes
+    candidates = [
+        Tile(pixels, blocks, -(-width // pixels) * pixels)
+        for pixels in range(1, min(width, MAX_TILE_PIXELS) + 1)
+        for blocks in _divisors(padded_channels(problem.oc) // dot.lanes, MAX_TILE_BLOCKS)
+        if pixels * blocks <= ACCUMULATORS[dot.registers]
+    ]
+    return min(candidates, key=lambda tile: estimate_cycles(problem, dot, tile))
+
+
+def estimate_cycles(problem: Conv2d, dot: DotProduct, tile: Tile) -> float:
+    """Cycles of the convolution on one core, as far as they depend on the tile."""
+    accumulators = tile.pixels * tile.blocks
+    loads = tile.pixels + tile.blocks
+    if accumulators + tile.blocks + 1 > dot.registers:  # no register for a broadcast: it is loaded for every product
+        loads = accumulators + tile.blocks
+    step = max(accumulators * dot.cycles, loads / 2, LATENCY_CYCLES) + STEP_CYCLES + LOAD_CYCLES * loads
     reduction = channel_span(problem, dot).size * math.prod(problem.kernel)
-    weight_bytes = dot.lanes * reduction * np.dtype(dot.weight_dtype).itemsize
-    best: tuple[float, Tile] | None = None
-    for pixels in range(1, min(width, MAX_TILE_PIXELS) + 1):
-        columns = -(-width // pixels) * pixels
-        for blocks in _divisors(blocks_in_all, 8):
-            tile = pixels * blocks
-            if tile > ACCUMULATORS[dot.registers]:
-                continue
-            cycles = max(tile * dot.cycles, LATENCY_CYCLES) + STEP_CYCLES + LOAD_CYCLES * (pixels + blocks)
-            if blocks * weight_bytes > L1_BYTES:
-                cycles += L2_VECTOR_CYCLES * blocks
-            crop = 1.0 if columns == width else 1.08
-            cost = cycles / tile * columns / width * crop
-            if best is None or cost < best[0]:
-                best = cost, Tile(pixels, blocks, columns)
-    assert best is not None
-    return best[1]
+    if tile.blocks * dot.lanes * reduction * np.dtype(dot.weight_dtype).itemsize > L1_BYTES:
+        step += L2_VECTOR_CYCLES * tile.blocks
+    rows, width = problem.n * problem.output_size[0], problem.output_size[1]
+    tiles = rows * tile.columns * padded_channels(problem.oc) // (accumulators * dot.lanes)
+    copied = 0
+    if tile.columns != width:
+        copied += rows * (width + tile.columns) * padded_channels(problem.oc)
+        if not needs_surround(problem, dot, _columns_read(problem, Tile(1, 1, width))):
+            copied += 2 * problem.n * problem.h * problem.w * problem.x_channels
+    return tiles * (reduction / dot.depth * step + TILE_CYCLES) + copied / COPY_BYTES_PER_CYCLE
 
 
 def schedule_conv2d(problem: Conv2d, dot: DotProduct, tile: Tile | None = None) -> Schedule:

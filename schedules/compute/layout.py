@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import tvm
 from tvm import te, tirx
 from tvm.ir import Expr
@@ -24,6 +25,13 @@ def stored_shape(shape: tuple[int, ...], channels: int) -> tuple[int, int, int, 
     if len(shape) == 4:
         return shape[0], shape[2], shape[3], channels
     return 1, 1, math.prod(shape[:-1]), channels
+
+
+def stored_array(array: np.ndarray, channels: int) -> np.ndarray:
+    """A constant in the stored layout, with 0 in its padding."""
+    last = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+    padded = np.pad(last, [(0, 0)] * (array.ndim - 1) + [(0, channels - last.shape[-1])])
+    return np.ascontiguousarray(padded.reshape(stored_shape(array.shape, channels)))
 
 
 @dataclass(frozen=True)
