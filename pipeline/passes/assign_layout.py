@@ -23,10 +23,9 @@ from tvm import relax
 from pipeline.ir import operators
 from pipeline.ir.operators import Output, make, shape_of
 from pipeline.passes.fuse_epilogues import output_of, stages_of
-from pipeline.passes.integer.graph import Constant, Graph, Rewriter, op_name
+from pipeline.passes.integer.graph import Graph, Rewriter, numpy_of, op_name
 from schedules.compute.conv2d import CHANNEL_BLOCK, padded_channels
-from schedules.compute.layout import stored_shape
-from schedules.compute.stages import operand_count
+from schedules.compute.layout import stored_array, stored_shape
 
 STEM_CHANNELS = 4
 """Channels of a stored image: one dot product wide."""
@@ -108,8 +107,11 @@ class _LayoutRewriter(Rewriter):
         return self._stored[key]
 
     def _pack(self, expr: relax.Expr, shape: tuple[int, ...], channels: int) -> relax.Expr:
+        array = numpy_of(expr)
+        if array is not None:
+            return relax.const(stored_array(array, channels))
         target = stored_shape(shape, channels)
-        name = f"{getattr(expr, 'name', 'constant')}_stored"
+        name = f"{expr.name}_stored"
         if len(shape) != 4 and shape[-1] == channels:
             return self.emit(relax.op.reshape(expr, target), name)
         source, attrs = expr, {}
@@ -141,12 +143,14 @@ class _LayoutRewriter(Rewriter):
 
     def _with_epilogue(self, call: relax.Call, x: relax.Expr) -> list[relax.Expr]:
         """The arguments of a convolution or fully connected layer, its activations stored."""
-        count = operand_count(stages_of(call))
-        own, fused = (call.args[:-count], call.args[-count:]) if count else (call.args, [])
+        stages = [stage for stage in stages_of(call) if stage.operand != "none"]
+        own = call.args[: len(call.args) - len(stages)]
         args = [x, *own[1:4]]
         if len(own) > 4:
             args += [self._stored_operand(own[4]), own[5]]
-        return [*args, *(a if isinstance(a, Constant) else self._stored_operand(a) for a in fused)]
+        for stage, operand in zip(stages, call.args[len(own) :], strict=True):
+            args.append(operand if stage.operand == "table" else self._stored_operand(operand))
+        return args
 
     def _conv2d(self, var: relax.Var, call: relax.Call) -> relax.Expr:
         channels = self._logical_shape(call.args[0])[1]
@@ -159,15 +163,23 @@ class _LayoutRewriter(Rewriter):
         )
 
     def _dense(self, var: relax.Var, call: relax.Call) -> relax.Expr:
-        shape, x = shape_of(var), call.args[0]
+        shape = shape_of(var)
         if len(shape) == 4:  # stored as an image by everybody else, as rows here
-            rows = self.emit(relax.op.reshape(self._plain_operand(x), (math.prod(shape[:3]), -1)), f"{var.name}_rows")
-            flat = self._dense_rows(var, call, self._stored_operand(rows), (math.prod(shape[:3]), shape[3]))
+            rows = math.prod(shape[:3])
+            args = [self._rows(a, rows) if len(self._logical_shape(a)) == 4 else a for a in call.args]
+            flat = self._dense_rows(var, relax.Call(call.op, args, call.attrs), (rows, shape[3]))
             return self.emit(relax.op.reshape(self._plain_operand(flat), shape), var.name)
-        return self._dense_rows(var, call, self._stored_operand(x), shape)
+        return self._dense_rows(var, call, shape)
 
-    def _dense_rows(self, var: relax.Var, call: relax.Call, x: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
-        args = self._with_epilogue(call, x)
+    def _rows(self, expr: relax.Expr, rows: int) -> relax.Expr:
+        """A tensor of rank 4 as a matrix in the model's layout."""
+        array = numpy_of(expr)
+        if array is not None:
+            return relax.const(array.reshape(rows, -1))
+        return self.emit(relax.op.reshape(self._plain_operand(expr), (rows, -1)), f"{expr.name}_rows")
+
+    def _dense_rows(self, var: relax.Var, call: relax.Call, shape: tuple[int, ...]) -> relax.Expr:
+        args = self._with_epilogue(call, self._stored_operand(call.args[0]))
         return self._bind_stored(var, self._remade(call, args, shape, padded_channels(shape[-1])), shape)
 
     def _pool2d(self, var: relax.Var, call: relax.Call) -> relax.Expr:
