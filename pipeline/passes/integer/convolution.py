@@ -81,7 +81,7 @@ def lower_convolution(
     o, cg = weight.codes.shape[:2]
     groups = int(call.attrs.groups)
     weight = replace(weight, codes=weight.codes.reshape(o, cg, *window.kernel))
-    depthwise = groups == cg * groups == o
+    depthwise = groups > 1 and groups == cg * groups == o
     if groups > 1 and not depthwise and not _differences_fit(weight):
         weight, groups = _without_groups(weight, groups), 1
     numbers = linear(
