@@ -103,6 +103,8 @@ EPILOGUES = [
     "conv_ic17oc33ih3iw31kh3ph1_+add+lookup+mul+requantize",
     "conv_n2ic31oc15ih5kh3sh2ph1_+lookup+add+add",
     "conv_g2ic32oc32ih5kh3ph1_+mul+lookup+lookup",
+    "constant_2x17x5x3_oc33",
+    "constant_2x17x5x3_oc33_broadcast",
 ]
 
 # Enough work to run on several threads, with input and output both copied (padded, cropped).
