@@ -84,7 +84,7 @@ class Graph:
 
     def __init__(self, model: ModelProto) -> None:
         self._model = model
-        self.max_folded_elements = Limits().max_tensor_elements
+        self.fold_budget = Limits().max_folded_elements
         self.opsets: dict[str, int] = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
         self.constants: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
         self.inputs: list[ValueInfoProto] = [i for i in model.graph.input if i.name not in self.constants]

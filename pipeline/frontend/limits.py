@@ -15,5 +15,7 @@ class Limits:
     """Nodes after local functions are inlined."""
     max_tensor_elements: int = 2**28
     """Elements of one tensor: weight, input or intermediate result."""
+    max_folded_elements: int = 2**26
+    """Elements of all constants together that are computed while loading."""
     max_rank: int = 8
     """Dimensions of one tensor."""

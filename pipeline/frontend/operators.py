@@ -7,8 +7,7 @@ from collections.abc import Callable
 from onnx import AttributeProto, ModelProto, NodeProto, helper
 
 from pipeline.errors import UnsupportedOperatorError
-
-MICROSOFT = "com.microsoft"
+from pipeline.frontend.microsoft import MICROSOFT, SCHEMAS
 
 # What the Relax importer takes, less what has no static shape (NonZero, NonMaxSuppression, Unique, ...), is no tensor
 # (Sequence*, Optional*) or is control flow (If).
@@ -30,24 +29,10 @@ IMPORTED: frozenset[tuple[str, str]] = frozenset(("", name) for name in _STANDAR
 )
 
 REWRITTEN: frozenset[tuple[str, str]] = frozenset(
-    ("", name) for name in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
-) | frozenset(
-    (MICROSOFT, name)
-    for name in (
-        "DequantizeLinear",
-        "QGemm",
-        "QLinearAdd",
-        "QLinearAveragePool",
-        "QLinearConcat",
-        "QLinearGlobalAveragePool",
-        "QLinearLeakyRelu",
-        "QLinearMul",
-        "QLinearSigmoid",
-        "QLinearSoftmax",
-        "QuantizeLinear",
-    )
-)
-"""What normalisation turns into operators of :data:`IMPORTED`."""
+    ("", name)
+    for name in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "Upsample")
+) | frozenset((MICROSOFT, name) for name in SCHEMAS)
+"""What normalisation turns into operators of :data:`IMPORTED`; Upsample left ONNX in opset 10 and is converted."""
 
 
 def check_operators(model: ModelProto, supported: frozenset[tuple[str, str]]) -> None:
@@ -55,7 +40,7 @@ def check_operators(model: ModelProto, supported: frozenset[tuple[str, str]]) ->
     found: list[str] = []
     for node in model.graph.node:
         domain = "" if node.domain == "ai.onnx" else node.domain
-        label = f"{node.name or node.output[0]!r} ({node.op_type}, domain {domain or 'ai.onnx'})"
+        label = f"{node.name or ', '.join(node.output)!r} ({node.op_type}, domain {domain or 'ai.onnx'})"
         if (domain, node.op_type) not in supported or any(a.HasField("g") or a.graphs for a in node.attribute):
             found.append(label)
             continue

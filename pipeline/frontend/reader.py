@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from pipeline.errors import ModelError
 from pipeline.frontend.functions import check_functions, inline_functions
 from pipeline.frontend.limits import Limits
+from pipeline.frontend.microsoft import check_microsoft_operators
 
 _TENSOR_ATTRIBUTES = (onnx.AttributeProto.TENSOR, onnx.AttributeProto.TENSORS)
 _GRAPH_ATTRIBUTES = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -40,6 +42,7 @@ def read_model(path: str | os.PathLike[str], limits: Limits) -> ModelProto:
     _check_order(model.graph)
     check_functions(model, limits)
     _check_model(model, file)
+    check_microsoft_operators(model)
     return inline_functions(model)
 
 
@@ -106,12 +109,25 @@ def _parse(file: Path, data: bytes, limits: Limits) -> ModelProto:
     # Protobuf reads much that is no ONNX without complaint, and skips what it does not know.
     if not model.ir_version or not model.opset_import or not model.HasField("graph") or not model.graph.output:
         raise ModelError(f"{file} is no ONNX file or is cut short: it has no graph, no outputs or no opset.")
+    if not _is_text(model):
+        raise ModelError(f"{file} has names that are no UTF-8 text: it is damaged; download or export it again.")
     count = sum(1 for _ in _nodes(model))
     if count > limits.max_nodes:
         raise ModelError(f"{file} has {count} nodes, over the cap of {limits.max_nodes} (Limits.max_nodes).")
     if model.graph.sparse_initializer:
         raise ModelError(f"{file} has sparse initializers, which are not supported; store the weights dense.")
     return model
+
+
+def _is_text(message: Any) -> bool:
+    """Whether all strings are UTF-8: ONNX is proto2, which does not look, and hands out bytes where they are not."""
+    for field, value in message.ListFields():
+        parts = value if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else (value,)
+        if field.message_type is not None and not all(_is_text(part) for part in parts):
+            return False
+        if field.type == field.TYPE_STRING and any(isinstance(part, bytes) for part in parts):
+            return False
+    return True
 
 
 def _nodes(message: ModelProto | GraphProto) -> Iterator[NodeProto]:

@@ -26,6 +26,7 @@ from pipeline.frontend.normalize.qlinear_elementwise import expand_qlinear_eleme
 from pipeline.frontend.normalize.qlinear_matmul import expand_qlinear_matmul
 from pipeline.frontend.normalize.qlinear_pool import expand_qlinear_pool
 from pipeline.frontend.normalize.quantized_constants import quantize_constants
+from pipeline.frontend.normalize.resize_sizes import replace_resize_scales
 from pipeline.frontend.normalize.weight_movement import move_weights_at_compile_time
 from pipeline.frontend.quantization import check_quantization, check_types
 
@@ -56,12 +57,13 @@ PASSES: tuple[Callable[[Graph], None], ...] = (
     # 4. Operators that the compiler need not know.
     fold_batch_norm,
     make_padding_explicit,
+    replace_resize_scales,
 )
 
 
 def normalize(graph: Graph, limits: Limits) -> None:
     """Run all passes in place. Raises :class:`pipeline.errors.ModelError` where the model contradicts itself."""
-    graph.max_folded_elements = limits.max_tensor_elements
+    graph.fold_budget = limits.max_folded_elements
     graph.infer()
     for rewrite in PASSES:
         rewrite(graph)

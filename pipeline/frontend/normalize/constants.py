@@ -5,10 +5,12 @@ Does:
 2. Nodes of :data:`FOLDABLE` whose inputs are all constants are computed; Shape and Size of a static shape too.
 
 Does not: fold DequantizeLinear (the compiler must see the integers) or QuantizeLinear (``quantized_constants`` does),
-random generators, results over the element cap, or nodes that write a graph output.
+random generators, results over the element budget, or nodes that write a graph output.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
@@ -23,6 +25,9 @@ _FOLDABLE_NAMES = """
     ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Round ScatterElements ScatterND Sign Slice Split Sqrt Squeeze
     Sub Sum Tile Transpose Trilu Unsqueeze Where Xor
 """
+# A round computes all it can; another one is due only for a shape that depends on a shape. Real models need two.
+_MAX_ROUNDS = 50
+
 FOLDABLE = frozenset(_FOLDABLE_NAMES.split())
 
 
@@ -42,11 +47,15 @@ def lift_constants(graph: Graph) -> None:
 
 def fold_constants(graph: Graph) -> None:
     """Compute what depends on constants and static shapes alone, as long as that makes more shapes static."""
-    while graph.sweep(_fold):
+    for _ in range(_MAX_ROUNDS):
+        if not graph.sweep(_fold):
+            return
         graph.infer()
 
 
 def _constant_value(node: Node) -> TensorProto:
+    if len(node.attributes) != 1:
+        raise ModelError(f"node {node.name!r} (Constant) has {len(node.attributes)} values instead of one.")
     (attribute,) = node.attributes.values()
     if attribute.name == "value" and attribute.type == AttributeProto.TENSOR:
         tensor = TensorProto()
@@ -70,9 +79,15 @@ def _fold(graph: Graph, node: Node) -> list[Node] | None:
     inputs = [name for name in node.inputs if name]
     if node.op_type not in FOLDABLE or not all(name in graph.constants for name in inputs):
         return None
-    sizes = [graph.shape(name) for name in node.outputs if name]
-    if any(shape is None or np.prod(shape, dtype=object) > graph.max_folded_elements for shape in sizes):
+    elements = 0
+    for name in node.outputs:
+        shape = graph.shape(name) if name else ()
+        if shape is None:
+            return None
+        elements += math.prod(shape)
+    if elements > graph.fold_budget:
         return None
+    graph.fold_budget -= elements
     for name, value in zip(node.outputs, evaluate(graph, node), strict=True):
         if name:
             graph.constants[name] = numpy_helper.from_array(np.asarray(value), name)

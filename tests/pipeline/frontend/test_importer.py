@@ -127,11 +127,11 @@ def test_open_shapes_are_refused():
 
 def test_error_of_the_importer_names_the_node(tmp_path, capfd):
     """TVM prints what it fails on and raises anything at all."""
-    nodes = [node("Relu", "x", "r"), node("Resize", "r - scales", "y", name="up", mode="nearest")]
-    values = {"scales": np.array([1, 2], np.float32)}
-    model = build(nodes, {"x": (FLOAT, [1, 3])}, {"y": (FLOAT, [1, 6])}, values)
+    nodes = [node("Relu", "x", "r"), node("Conv", "r w", "y", name="conv4d")]
+    values = {"w": floats((1, 1, 1, 1, 1, 1))}
+    model = build(nodes, {"x": (FLOAT, [1, 1, 2, 2, 2, 2])}, {"y": (FLOAT, [1, 1, 2, 2, 2, 2])}, values)
     loaded = load(model, tmp_path)
-    with pytest.raises(ModelError, match=r"'up' \(Resize\)"):
+    with pytest.raises(ModelError, match=r"'conv4d' \(Conv\)"):
         import_model(loaded)
     captured = capfd.readouterr()
     assert not captured.out

@@ -6,11 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from pipeline.errors import ModelError, UnsupportedOperatorError
 from pipeline.frontend.normalize.quantized_constants import quantize_array
-from tests.pipeline.frontend.models import assert_same_answer, build, constants, floats, integers, load, node, op_types
+from tests.pipeline.frontend.models import (
+    assert_same_answer,
+    build,
+    constants,
+    floats,
+    integers,
+    load,
+    node,
+    op_types,
+    run,
+)
 
 FLOAT = TensorProto.FLOAT
 
@@ -254,6 +264,37 @@ def test_auto_pad_of_a_dilated_kernel(tmp_path, mode, pads):
     kind = (FLOAT, [1, 2, 5, 5])
     loaded = load(build(nodes, {"x": kind}, {"y": kind}, {"w": floats((2, 2, 3, 2))}), tmp_path)
     assert {a.name: list(a.ints) for a in loaded.graph.node[0].attribute}["pads"] == pads
+
+
+def _resize(scales: list[float], shape: list[int], **settings: Any) -> ModelProto:
+    nodes = [node("Resize", "x - s", "y", name="up", **settings)]
+    out = [int(size * scale) for size, scale in zip(shape, scales, strict=True)]
+    return build(nodes, {"x": (FLOAT, shape)}, {"y": (FLOAT, out)}, {"s": np.array(scales, np.float32)})
+
+
+@pytest.mark.parametrize("scales", [[1, 1, 2, 2], [1, 1, 1.5, 0.5], [1, 1, 1.1, 1]], ids=str)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_scales_become_sizes(tmp_path, mode, scales):
+    model = _resize(scales, [1, 2, 10, 4], mode=mode)
+    loaded = load(model, tmp_path)
+    assert len(loaded.graph.node[0].input) == 4
+    assert_same_answer(model, loaded, {"x": floats((1, 2, 10, 4))}, steps=1e-5)
+
+
+@pytest.mark.parametrize(("scales", "shape"), [([1, 1, 1.5, 1.5], [1, 1, 7, 7]), ([1, 2, 1, 1], [1, 1, 7, 7])])
+def test_resize_that_the_importer_gets_wrong_is_refused(tmp_path, scales, shape):
+    """It takes output size / input size for the scale, and ignores the batch and channel axes, without a word."""
+    with pytest.raises(UnsupportedOperatorError, match="'up'"):
+        load(_resize(scales, shape), tmp_path)
+
+
+def test_upsample_of_opset_9(tmp_path):
+    nodes = [node("Upsample", "x s", "y", mode="nearest")]
+    values = {"s": np.array([1, 1, 2, 3], np.float32)}
+    model = build(nodes, {"x": (FLOAT, [1, 2, 3, 3])}, {"y": (FLOAT, [1, 2, 6, 9])}, values, opset=9)
+    x = floats((1, 2, 3, 3))
+    (result,) = run(load(model, tmp_path), {"x": x})
+    np.testing.assert_array_equal(result, x.repeat(2, axis=2).repeat(3, axis=3))
 
 
 def test_canonical_qdq(tmp_path):

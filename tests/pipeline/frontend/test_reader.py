@@ -63,6 +63,14 @@ def _field(number: int, data: bytes) -> bytes:
     return bytes([number << 3 | 2, *size, length]) + data
 
 
+def test_names_that_are_no_text(tmp_path):
+    """Found by flipping bits: such a name passes the checker and fails when the model is written again."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(qdq_model().SerializeToString().replace(b"dequant", b"dequ\xde\xfft"))
+    with pytest.raises(ModelError, match="UTF-8"):
+        load_model(path)
+
+
 @pytest.mark.parametrize("levels", [30, 5000])
 def test_deep_nesting_does_not_exhaust_the_stack(tmp_path, levels):
     """A few kilobytes of If inside If must not end in a RecursionError; protobuf itself stops at 100 messages."""
@@ -267,6 +275,33 @@ def test_local_function_is_inlined(tmp_path):
     model = build([node("f", "x", "y", "local")], {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])})
     model.functions.append(helper.make_function("local", "f", ["a"], ["c"], body, [helper.make_opsetid("", 17)]))
     assert [n.op_type for n in load(model, tmp_path).graph.node] == ["Relu", "Neg"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        node("QLinearAdd", "x s z x s", "y", "com.microsoft", name="op"),
+        node("QLinearAdd", "x s z x s z s z x", "y", "com.microsoft", name="op"),
+        node("QLinearConcat", "s z x s", "y", "com.microsoft", name="op"),
+        node("QLinearConcat", "s z x s z x", "y", "com.microsoft", name="op"),
+        node("QGemm", "x s z", "y", "com.microsoft", name="op"),
+        node("QLinearSoftmax", "x s z s z", "y", "com.microsoft", name="op", axis="last"),
+        node("QLinearSigmoid", "x s z s z", "y w", "com.microsoft", name="op"),
+    ],
+    ids=["too few", "too many", "concat cut", "concat odd", "gemm cut", "attribute type", "outputs"],
+)
+def test_microsoft_operators_are_checked_too(tmp_path, broken):
+    """onnx.checker passes any node of a domain that it does not know."""
+    model = build([broken], {"x": (2, [4, 4])}, {"y": (2, [4, 4])}, {"s": np.float32(1), "z": np.uint8(0)})
+    with pytest.raises(ModelError, match="'op'"):
+        load(model, tmp_path)
+
+
+def test_constant_without_a_value(tmp_path):
+    """Found by flipping bits: the checker passes it."""
+    model = build([node("Constant", "", "c"), node("Add", "x c", "y")], {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])})
+    with pytest.raises(ModelError):
+        load(model, tmp_path)
 
 
 def test_all_unsupported_operators_in_one_error(tmp_path):
