@@ -76,8 +76,6 @@ def test_in_front_of_a_convolution_without_a_quantisation_between(movement: str)
     """Guards op(DQ x) -> DQ(op x): the convolution behind it finds integers."""
     model = Model()
     moved = MOVEMENTS[movement](model, model.qdq(model.input(SHAPE), 0.05, 100))
-        movement, 6
-    )
     y = model.op("Conv", moved, model.weight(codes((4, CHANNELS[movement], 1, 1), "int8"), 0.01))
     model.output(model.quantize(y, 0.1, 100))
     lowered = lower(model)
