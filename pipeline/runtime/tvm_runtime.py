@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import importlib.metadata
 import os
+import secrets
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,7 +88,11 @@ def load_virtual_machine(path: Path) -> Any:
     """
     start()
     try:
-        machine = tvm_ffi.load_module(str(path.resolve()))["vm_load_executable"]()
+        # dlopen goes by name: a file compiled again under the name of a loaded library would give the old code.
+        with tempfile.TemporaryDirectory(prefix="octet-") as folder:
+            link = Path(folder) / f"{secrets.token_hex(8)}.so"
+            link.symlink_to(path.resolve())
+            machine = tvm_ffi.load_module(str(link))["vm_load_executable"]()
         cpu, device, pooled_allocator = 1, 0, 2
         machine["vm_initialization"](cpu, device, pooled_allocator)
     except (RuntimeError, AttributeError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,19 @@ def test_same_file_loaded_twice(libraries):
     del two
     gc.collect()
     np.testing.assert_array_equal(one(X), 2 * X + 1)
+
+
+def test_recompiled_file_gives_the_new_code(libraries, tmp_path):
+    """dlopen goes by name: the second load gave the library that was at this path before."""
+    path = tmp_path / "model.so"
+    shutil.copy(libraries["affine"], path)
+    first = load(path)
+    path.unlink()
+    shutil.copy(libraries["pair"], path)
+    second = load(path)
+    values = [np.full((2, 3), value, np.int8) for value in (1, 2)]
+    np.testing.assert_array_equal(second(*values)["sum"], np.full((2, 3), 3, np.int8))
+    np.testing.assert_array_equal(first(np.zeros((4, 1024), np.float32)), np.ones((4, 1024), np.float32))
 
 
 def test_outputs_outlive_the_model(libraries):
