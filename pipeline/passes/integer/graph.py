@@ -95,6 +95,9 @@ class Graph:
 class Rewriter:
     """Rebuilds ``main`` while its bindings are visited in order; new definitions are at hand at once."""
 
+    changes_shapes = False
+    """Whether operands may come back with other shapes, so that a binding has no valid type before it is visited."""
+
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.builder = relax.BlockBuilder()
@@ -148,7 +151,7 @@ class Rewriter:
                 self.replace(var, self.substitute(old))
                 continue
             value = self.substitute(old)
-            if value is not old:
+            if value is not old and not self.changes_shapes:
                 value = self.builder.normalize(value)
             new = visit(var, value)
             if new is old and isinstance(var, relax.DataflowVar):
