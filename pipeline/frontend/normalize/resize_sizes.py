@@ -23,7 +23,7 @@ def replace_resize_scales(graph: Graph) -> None:
     refused = [message for node in graph.nodes if node.is_op("Resize") and (message := _replace(graph, node))]
     if refused:
         raise UnsupportedOperatorError(
-            f"Resize cannot be compiled as it is set: {'; '.join(refused)}. Export the model with sizes instead of scales."
+            f"Resize cannot be compiled as it is set: {'; '.join(refused)}. Export it with sizes instead of scales."
         )
 
 

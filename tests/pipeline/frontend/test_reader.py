@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx.numpy_helper
@@ -302,6 +305,38 @@ def test_constant_without_a_value(tmp_path):
     model = build([node("Constant", "", "c"), node("Add", "x c", "y")], {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])})
     with pytest.raises(ModelError):
         load(model, tmp_path)
+
+
+def test_damaged_files_end_in_a_model_error(tmp_path):
+    """Flipped bits and cut bytes, 300 times: the model loads, or there is a ModelError and no other exception."""
+    kinds: dict[str, Any] = {
+        "s": np.float32(0.1), "z": np.uint8(3), "w": np.ones((2, 3, 1, 1), np.int8), "ws": np.ones(2, np.float32),
+        "wz": np.zeros(2, np.int8), "b": np.zeros(2, np.int32), "target": np.array([0, -1]),
+    }  # fmt: skip
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"),
+        node("QLinearConv", "q s z w ws wz s z b", "c", name="conv"),
+        node("QLinearAveragePool", "c s z s z", "p", "com.microsoft", kernel_shape=[2, 2]),
+        node("DequantizeLinear", "p s z", "d"),
+        node("Identity", "d", "i"),
+        node("Reshape", "i target", "y"),
+    ]
+    data = build(nodes, {"x": (FLOAT, ["N", 3, 4, 4])}, {"y": (FLOAT, ["N", 18])}, kinds).SerializeToString()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    load_model(path)
+    generator = random.Random(0)
+    for _ in range(300):
+        broken = bytearray(data)
+        for _ in range(generator.choice([1, 2, 5])):
+            place = generator.randrange(len(broken))
+            if generator.random() < 0.7:
+                broken[place] ^= 1 << generator.randrange(8)
+            else:
+                del broken[place : place + generator.randrange(1, 8)]
+        path.write_bytes(broken)
+        with contextlib.suppress(ModelError):
+            load_model(path)
 
 
 def test_all_unsupported_operators_in_one_error(tmp_path):
