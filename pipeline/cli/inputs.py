@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cli.images import SUFFIXES
+from pipeline.data.images import SUFFIXES
 from pipeline.errors import InputError
 from pipeline.runtime import TensorInfo
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.cli.files import write_beside
-from pipeline.cli.images import add_image_arguments, preprocessing, read_image
-from pipeline.cli.inputs import Array, ImageReader, assign, read
+from pipeline.cli.images import Images, add_image_arguments
+from pipeline.cli.inputs import Array, assign, read
 from pipeline.cli.progress import progress_bar
 from pipeline.errors import InputError
 from pipeline.runtime import Model, TensorInfo, load
@@ -66,26 +65,18 @@ def main(options: argparse.Namespace) -> None:
 
 def _run(model: Model, options: argparse.Namespace) -> tuple[list[str], Outputs]:
     """What each sample is called, and the outputs of all samples joined along the first dimension."""
-    shown: set[str] = set()
-
-    def image(path: Path, info: TensorInfo) -> Array:
-        how = preprocessing(options, info)
-        if info.name not in shown:
-            print(f"{info.name}: {how}", file=sys.stderr)
-            shown.add(info.name)
-        return read_image(path, info, how)
-
+    images = Images(options, model.manifest)
     files = assign(options.inputs, model.inputs)
     if len(model.inputs) != 1:
         for name, paths in files.items():
             if len(paths) != 1:
                 raise InputError(f"input {name!r} gets {len(paths)} files, 1 needed: give NAME=FILE for each input")
-        arrays = {info.name: read(files[info.name][0], info, image) for info in model.inputs}
+        arrays = {info.name: read(files[info.name][0], info, images.read) for info in model.inputs}
         return [" ".join(options.inputs)], _by_name(model, model(arrays))
     titles: list[str] = []
     results: list[Outputs] = []
     with progress_bar(verbose=options.verbose) as progress:
-        for names, samples, done in _samples(files[model.inputs[0].name], model.inputs[0], image):
+        for names, samples, done in _samples(files[model.inputs[0].name], model.inputs[0], images):
             results.append(_by_name(model, model(samples)))
             titles += names
             progress("running", done)
@@ -95,21 +86,24 @@ def _run(model: Model, options: argparse.Namespace) -> tuple[list[str], Outputs]
     }
 
 
-def _samples(paths: Sequence[Path], info: TensorInfo, image: ImageReader) -> Iterator[tuple[list[str], Array, float]]:
+def _samples(paths: Sequence[Path], info: TensorInfo, images: Images) -> Iterator[tuple[list[str], Array, float]]:
     """Batches for a model's only input, what each sample is called, and how much is done (0 to 1).
 
-    Each file may hold one sample, a batch or any number of samples.
+    Each file may hold one sample, a batch or any number of samples. Arrays of uint8 for a float input are images.
     """
     titles: list[str] = []
     waiting: list[Array] = []
     for number, path in enumerate(paths):
-        array = read(path, info, image)
-        if len(info.shape) < 2 or array.shape[1:] != info.shape[1:]:
+        array = read(path, info, images.read)
+        pixels = images.are_pixels(array, info)
+        if pixels:
+            array = array[None] if array.ndim == len(info.shape) - 1 else array
+        elif len(info.shape) < 2 or array.shape[1:] != info.shape[1:]:
             yield [str(path)], array, (number + 1) / len(paths)  # whole; if its shape is wrong, the model says so
             continue
         for i, sample in enumerate(array):
             titles.append(str(path) if len(array) == 1 else f"{path}[{i}]")
-            waiting.append(sample)
+            waiting.append(images.prepare(sample, info, str(path)) if pixels else sample)
             if len(waiting) == info.shape[0]:
                 yield titles, np.stack(waiting), (number + (i + 1) / len(array)) / len(paths)
                 titles, waiting = [], []

@@ -65,6 +65,7 @@ def test_verbose_adds_the_traceback(failing_compile, capsys):
         (["compile", "m.onnx", "--shape", "x=1,-3"], "'-3' is not a whole number"),
         (["run", "m.so"], "required: INPUT"),
         (["run", "m.so", "x.png", "--crop", "top"], "invalid choice: 'top'"),
+        (["run", "m.so", "x.png", "--scale", "nan"], "'nan' is not a finite number"),
         (["bench", "m.so", "--seconds", "long"], "invalid float value"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",

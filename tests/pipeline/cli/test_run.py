@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cli.images import IMAGENET_MEAN, IMAGENET_STD, add_image_arguments, preprocessing, read_image
+from pipeline.cli.images import add_image_arguments, image_options
 from pipeline.cli.main import _Parser, main
+from pipeline.data import InputSpec, preprocessing_for
+from pipeline.data.images import read_image
+from pipeline.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import InputError
-from pipeline.runtime import Quantization, TensorInfo
+from pipeline.runtime import Quantization
 
 X = np.arange(4 * 1024, dtype="float32").reshape(4, 1024)
 A = np.array([[1, 2, 3], [4, 5, 6]], "int8")
@@ -41,8 +44,9 @@ def prepare(
     """What ``octet run`` with ``arguments`` feeds to an input of this shape."""
     parser = _Parser()
     add_image_arguments(parser)
-    info = TensorInfo("x", shape, dtype, quantization)
-    return read_image(path, info, preprocessing(parser.parse_args(list(map(str, arguments))), info))
+    spec = InputSpec("x", shape, dtype, quantization)
+    options = image_options(parser.parse_args(list(map(str, arguments))))
+    return read_image(path, spec, preprocessing_for(spec, options))[None]
 
 
 @pytest.fixture
@@ -128,11 +132,11 @@ def test_photo_is_turned_upright(tmp_path):
         ((1, 10), [], "has not four dimensions"),
         ((1, 7, 8, 9), [], "7 channels"),
         ((1, 3, 6, 8), ["--size", 8, 6], "takes 6 x 8 pixels"),
-        ((1, 3, 6, 8), ["--mean", 1, 2], "--mean has 2 values: give 1 or 3"),
-        ((1, 3, 6, 8), ["--std", 0], "--std not 0"),
-        ((1, 3, 6, 8), ["--scale", "nan"], "finite"),
+        ((1, 3, 6, 8), ["--size", 8, 6, 3], "--size has 3 numbers"),
+        ((1, 3, 6, 8), ["--mean", 1, 2], "mean has 2 values: give 1 or 3"),
+        ((1, 3, 6, 8), ["--std", 0], "std not 0"),
         ((1, 3, 6, 8), ["--resize", 5], "at least 6"),
-        ((1, 3, 6, 8), ["--resize", 10**6], "--resize"),
+        ((1, 3, 6, 8), ["--resize", 10**6], "resize"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
@@ -187,6 +191,16 @@ def test_many_samples_in_one_file(libraries, folder):
     assert run(libraries["image"], "x.npy", "-o", "y.npy") == 0
     np.testing.assert_array_equal(np.load("y.npy"), x.reshape(5, 144))
     assert sorted(entry.name for entry in folder.iterdir()) == ["x.npy", "y.npy"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_bytes_are_pixels(libraries):
+    """An array of uint8 for a float input is prepared as image files are, not refused and not fed raw."""
+    pixels = np.arange(2 * 144, dtype="uint32").astype("uint8").reshape(2, 8, 6, 3)
+    np.save("x.npy", pixels)
+    assert run(libraries["image"], "x.npy", "--scale", "1/2", "--mean", 1, "-o", "y.npy") == 0
+    expected = pixels.transpose(0, 3, 1, 2).astype("float32") / 2 - 1
+    np.testing.assert_array_equal(np.load("y.npy"), expected.reshape(2, 144))
 
 
 @pytest.mark.usefixtures("folder")
