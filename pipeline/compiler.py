@@ -11,6 +11,7 @@ from pathlib import Path
 import tvm
 
 from pipeline import targets
+from pipeline.data.metadata import preprocessing_option
 from pipeline.errors import CompileError, UnsupportedOperatorError
 from pipeline.frontend import ImportedModel, import_model, load_model
 from pipeline.package import check_output, package
@@ -73,6 +74,7 @@ def compile(
     check_output(output)
     dump = IRDump(Path(dump_ir) if dump_ir is not None else None)
     lowered = _lower(model, batch, shapes, dump, tell)
+    recipe = preprocessing_option(model)
     if pure_int8:
         _refuse_float(lowered.reports)
     tell("schedule", 0.35)
@@ -90,7 +92,12 @@ def compile(
         output=output,
         integer_operators=integer,
         float_operators=len(lowered.reports) - integer,
-        options={"batch": batch, "shapes": {k: list(v) for k, v in (shapes or {}).items()}, "pure_int8": pure_int8},
+        options={
+            "batch": batch,
+            "shapes": {k: list(v) for k, v in (shapes or {}).items()},
+            "pure_int8": pure_int8,
+            **recipe,
+        },
     )
     tell("done", 1.0)
     return path
