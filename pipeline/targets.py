@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import TargetError
-from pipeline.runtime.cpu import host_features, missing_features, physical_cores
+from pipeline.runtime.cpu import TILES, host_features, missing_features, physical_cores, request_tiles
 
 if TYPE_CHECKING:
     from tvm.target import Target
@@ -50,6 +50,15 @@ class DeployTarget:
 
 # Best first: `native` takes the first that this CPU supports.
 _TARGETS = (
+    # The matrix unit of Sapphire Rapids and later, with 512-bit vectors for what does not suit it.
+    DeployTarget(
+        "llvm-amx",
+        "cascadelake",
+        ("-prefer-256-bit", "+amx-tile", "+amx-int8"),
+        (*_AVX512, "avx512_vnni", "amx_tile", "amx_int8"),
+        "amx",
+        64,
+    ),
     # 512-bit vpdpbusd. `cascadelake` is the oldest CPU that has it; newer ones (Ice Lake, Zen 4) run its code too.
     # LLVM keeps that CPU to 256-bit vectors where it has the choice; our schedules ask for 512, so lift that.
     DeployTarget("llvm-avx512-vnni", "cascadelake", ("-prefer-256-bit",), (*_AVX512, "avx512_vnni"), "avx512vnni", 64),
@@ -64,8 +73,10 @@ NATIVE = "native"
 
 
 def supported_by_host(target: DeployTarget) -> bool:
-    """Whether a library compiled for ``target`` runs on this machine's CPU."""
-    return not missing_features(target.cpu_features)
+    """Whether a library compiled for ``target`` runs in this process, on this machine's CPU."""
+    if missing_features(target.cpu_features):
+        return False
+    return TILES not in target.cpu_features or request_tiles()
 
 
 def resolve(name: str | DeployTarget) -> DeployTarget:

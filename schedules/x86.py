@@ -9,13 +9,25 @@ the L2 cache while the image passes by.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tvm
 from tvm.s_tir import Schedule
 
-from .compute.conv2d import Conv2d, channel_span, conv2d, depthwise_conv2d, needs_surround, padded_channels
+from . import amx
+from .compute.conv2d import (
+    Conv2d,
+    channel_span,
+    conv2d,
+    depthwise_conv2d,
+    needs_surround,
+    pack_channels,
+    pack_depthwise_weight,
+    pack_weight,
+    padded_channels,
+)
 from .intrinsics.x86 import DotProduct
 
 ACCUMULATORS = {32: 28, 16: 12}
@@ -42,6 +54,26 @@ MIN_PARALLEL_MACS = 200_000
 
 DEPTHWISE_TILE = 8
 """Output columns of a depthwise tile: their inputs overlap, and 8 sums and 10 inputs fit 32 registers."""
+
+
+def convolution(problem: Conv2d, dot: DotProduct) -> tvm.tirx.PrimFunc:
+    """The scheduled kernel of a convolution or fully connected layer; see ``compute.conv2d`` for its arguments."""
+    if dot.matrix_unit and amx.supports(problem):
+        return amx.conv2d(problem)
+    schedule = schedule_depthwise_conv2d if problem.depthwise else schedule_conv2d
+    return schedule(problem, dot).mod["main"]
+
+
+def convolution_constants(problem: Conv2d, dot: DotProduct, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(weight, bias, multiplier[, weight zero points]) of the model, packed as :func:`convolution` wants them."""
+    weight, *vectors = arrays
+    if dot.matrix_unit and amx.supports(problem):
+        packed = amx.pack_weight(weight, problem)
+    elif problem.depthwise:
+        packed = pack_depthwise_weight(weight, problem)
+    else:
+        packed = pack_weight(weight, problem, dot)
+    return [packed, *(pack_channels(v, problem.oc) for v in vectors)]
 
 
 @dataclass(frozen=True)

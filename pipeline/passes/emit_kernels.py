@@ -165,21 +165,16 @@ class _Emitter(Rewriter):
         return len(call.args) - operand_count(stages_of(call)) > 4
 
     def _convolution(self, problem: conv.Conv2d, weight: np.ndarray, call: relax.Call) -> relax.Expr:
-        def build() -> tvm.tirx.PrimFunc:
-            schedule = x86.schedule_depthwise_conv2d if problem.depthwise else x86.schedule_conv2d
-            return schedule(problem, self._dot).mod["main"]
-
         vectors = [_constant(call.args[2]), _constant(call.args[3])]
         rest = list(call.args[4:])
         if problem.window_sum:
             vectors.append(_constant(rest[1]))
-        packed = [relax.const(array) for array in conv.constants(problem, self._dot, [weight, *vectors])]
+        packed = [relax.const(array) for array in x86.convolution_constants(problem, self._dot, [weight, *vectors])]
         if problem.window_sum:
             rest = [rest[0], packed.pop(), *rest[2:]]
         args = [call.args[0], *packed, *rest]
-        return relax.call_tir(
-            self._function(problem, build), args, relax.TensorType(shape_of(call), problem.result_dtype)
-        )
+        function = self._function(problem, lambda: x86.convolution(problem, self._dot))
+        return relax.call_tir(function, args, relax.TensorType(shape_of(call), problem.result_dtype))
 
     def _pool2d(self, _var: relax.Var, call: relax.Call) -> relax.Expr:
         a, average = call.attrs, op_name(call) == operators.AVG_POOL2D

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,18 @@ def missing_features(required: tuple[str, ...]) -> tuple[str, ...]:
     """Those of ``required`` that this CPU lacks, in the order given."""
     present = host_features()
     return tuple(name for name in required if name not in present)
+
+
+TILES = "amx_tile"
+"""The feature whose registers a process must ask the kernel for."""
+
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
+
+
+def request_tiles() -> bool:
+    """Ask Linux for the use of AMX's tile registers in this process and its threads; whether it was granted."""
+    libc = ctypes.CDLL(None)
+    return bool(libc.syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0)
 
 
 def usable_cpus() -> tuple[int, ...]:

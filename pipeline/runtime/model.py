@@ -50,6 +50,12 @@ def _check_cpu(path: Path, manifest: Manifest) -> None:
             f"{path} was compiled for {manifest.target} and needs {', '.join(missing)}; this CPU lacks it; "
             "recompile the model here with --target native, or with --target llvm for any 64-bit x86 CPU"
         )
+    if cpu.TILES in manifest.cpu_features and not cpu.request_tiles():
+        raise LibraryError(
+            f"{path} was compiled for {manifest.target} and needs AMX, which this CPU has but Linux keeps from this "
+            "process (Linux 5.16 or later is needed, and no seccomp filter on arch_prctl); "
+            "recompile the model with --target llvm-avx512-vnni"
+        )
 
 
 class Model:

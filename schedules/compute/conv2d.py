@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
@@ -187,51 +188,44 @@ def needs_surround(problem: Conv2d, dot: DotProduct | None, columns: int) -> boo
     return widened or overrun or any(problem.padding) or columns > problem.w
 
 
-@dataclass(frozen=True)
-class _Epilogue:
-    """The tensors that turn an accumulator into the stored result, and the expression that does it."""
-
-    bias: te.Tensor
-    multiplier: te.Tensor
-    correction: list[te.Tensor]
-    operands: list[te.Tensor]
-    problem: Conv2d
-
-    def element(self, value: Expr, n: Expr, h: Expr, w: Expr, c: Expr) -> Expr:
-        """The result at (n, h, w, c) for the accumulator ``value``."""
-        value = value + self.bias[c]
-        if self.correction:
-            window_sum, weight_zero_point = self.correction
-            value = value - weight_zero_point[c] * window_sum[n, h, w, 0]
-        value = finish(value, self.multiplier[c], self.problem.output)
-        readers = [
-            (lambda _i, t=t: t[n, h, w, c]) if len(t.shape) == 4 else (lambda i, t=t: t[i]) for t in self.operands
-        ]
-        return apply_stages(self.problem.stages, value, readers)
-
-    @property
-    def tensors(self) -> list[te.Tensor]:
-        """All of them, in the order of the kernel's arguments."""
-        return [self.bias, self.multiplier, *self.correction, *self.operands]
+Argument = tuple[str, tuple[int, ...], str]
+"""Name, shape and dtype of a kernel's argument."""
 
 
-def _epilogue(problem: Conv2d) -> _Epilogue:
+def epilogue_arguments(problem: Conv2d) -> list[Argument]:
+    """What the epilogue reads besides the accumulator, in the order of the kernel's arguments."""
     channels = padded_channels(problem.oc)
     oh, ow = problem.output_size
-    correction = []
+    arguments: list[Argument] = [("bias", (channels,), "int32"), ("multiplier", (channels,), "float32")]
     if problem.window_sum:
-        correction = [
-            te.placeholder((problem.n, oh, ow, CHANNEL_BLOCK), "int32", "window_sum"),
-            te.placeholder((channels,), "int32", "weight_zero_point"),
+        arguments += [
+            ("window_sum", (problem.n, oh, ow, CHANNEL_BLOCK), "int32"),
+            ("weight_zero_point", (channels,), "int32"),
         ]
-    operands = [
-        te.placeholder((problem.n, oh, ow, channels) if s.operand == "activation" else (256,), "uint8", f"operand{i}")
-        for i, s in enumerate(problem.stages)
-        if s.operand != "none"
+    for i, stage in enumerate(problem.stages):
+        if stage.operand != "none":
+            shape = (problem.n, oh, ow, channels) if stage.operand == "activation" else (256,)
+            arguments.append((f"operand{i}", shape, "uint8"))
+    return arguments
+
+
+def epilogue(problem: Conv2d, tensors: Sequence[Any], value: Expr, pixel: Sequence[Expr], c: Expr) -> Expr:
+    """The result at ``pixel`` (n, h, w) and channel ``c`` for an accumulator.
+
+    ``tensors`` are the :func:`epilogue_arguments`, as tensors of an expression or as buffers.
+    """
+    bias, multiplier, *rest = tensors
+    value = value + bias[c]
+    if problem.window_sum:
+        window_sum, weight_zero_point, *rest = rest
+        value = value - weight_zero_point[c] * window_sum[(*pixel, tirx.const(0, "int32"))]
+    value = finish(value, multiplier[c], problem.output)
+    tables = [stage.operand == "table" for stage in problem.stages if stage.operand != "none"]
+    readers = [
+        (lambda index, t=t: t[index]) if table else (lambda _index, t=t: t[(*pixel, c)])
+        for t, table in zip(rest, tables, strict=True)
     ]
-    bias = te.placeholder((channels,), "int32", "bias")
-    multiplier = te.placeholder((channels,), "float32", "multiplier")
-    return _Epilogue(bias, multiplier, correction, operands, problem)
+    return apply_stages(problem.stages, value, readers)
 
 
 def conv2d(problem: Conv2d, dot: DotProduct, columns: int) -> tvm.tirx.PrimFunc:
@@ -247,7 +241,7 @@ def conv2d(problem: Conv2d, dot: DotProduct, columns: int) -> tvm.tirx.PrimFunc:
     blocks, depth_blocks = padded_channels(problem.oc) // dot.lanes, round_up(span.size, dot.depth) // dot.depth
     a = te.placeholder((problem.n, problem.h, problem.w, problem.x_channels), "uint8", "x")
     b = te.placeholder((blocks, kh_size, kw_size, depth_blocks, dot.lanes, dot.depth), dot.weight_dtype, "weight")
-    epilogue = _epilogue(problem)
+    extra = [te.placeholder(shape, dtype, name) for name, shape, dtype in epilogue_arguments(problem)]
     x = a
     if needs_surround(problem, dot, (columns - 1) * sw + (kw_size - 1) * dw + 1):
         rows, width = (oh - 1) * sh + (kh_size - 1) * dh + 1, (columns - 1) * sw + (kw_size - 1) * dw + 1
@@ -263,12 +257,12 @@ def conv2d(problem: Conv2d, dot: DotProduct, columns: int) -> tvm.tirx.PrimFunc:
 
     def result(n: Expr, y: Expr, x_: Expr, c: Expr) -> Expr:
         column = x_ if columns == ow else tirx.min(x_, ow - 1)
-        return epilogue.element(accumulate[n, y, x_, c // dot.lanes, c % dot.lanes], n, y, column, c)
+        return epilogue(problem, extra, accumulate[n, y, x_, c // dot.lanes, c % dot.lanes], (n, y, column), c)
 
     out = te.compute((problem.n, oh, columns, blocks * dot.lanes), result, "result")
     if columns != ow:
         out = te.compute((problem.n, oh, ow, blocks * dot.lanes), lambda *i: out[i], "cropped")
-    return te.create_prim_func([a, b, *epilogue.tensors, out])
+    return te.create_prim_func([a, b, *extra, out])
 
 
 def depthwise_conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
@@ -278,7 +272,7 @@ def depthwise_conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
     channels = padded_channels(problem.oc)
     a = te.placeholder((problem.n, problem.h, problem.w, problem.x_channels), "uint8", "x")
     b = te.placeholder((kh_size, kw_size, channels), problem.weight_dtype, "weight")
-    epilogue = _epilogue(problem)
+    extra = [te.placeholder(shape, dtype, name) for name, shape, dtype in epilogue_arguments(problem)]
     x = a
     if any(problem.padding):
         rows, width = (oh - 1) * sh + (kh_size - 1) * dh + 1, (ow - 1) * sw + (kw_size - 1) * dw + 1
@@ -290,14 +284,9 @@ def depthwise_conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
         return te.sum(int32(left) * int32(b[kh, kw, c]), axis=[kh, kw])
 
     accumulate = te.compute((problem.n, oh, ow, channels), product, "accumulate")
-    out = te.compute(
-        accumulate.shape, lambda n, y, x_, c: epilogue.element(accumulate[n, y, x_, c], n, y, x_, c), "result"
-    )
-    return te.create_prim_func([a, b, *epilogue.tensors, out])
 
+    def result(n: Expr, y: Expr, x_: Expr, c: Expr) -> Expr:
+        return epilogue(problem, extra, accumulate[n, y, x_, c], (n, y, x_), c)
 
-def constants(problem: Conv2d, dot: DotProduct, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Pack (weight, bias, multiplier[, weight_zero_point]) of the model as the kernel wants them."""
-    weight, *vectors = arrays
-    packed = pack_depthwise_weight(weight, problem) if problem.depthwise else pack_weight(weight, problem, dot)
-    return [packed, *(pack_channels(v, problem.oc) for v in vectors)]
+    out = te.compute(accumulate.shape, result, "result")
+    return te.create_prim_func([a, b, *extra, out])

@@ -26,6 +26,7 @@ class DotProduct:
         x_dtype, weight_dtype: operand dtypes; int16 activations are widened before the inner loop.
         registers: vector registers of the instruction set.
         cycles: of one dot product where nothing else limits.
+        matrix_unit: whether the CPU also has AMX, for the convolutions that it suits.
     """
 
     intrinsic: str
@@ -35,6 +36,7 @@ class DotProduct:
     weight_dtype: str
     registers: int
     cycles: float
+    matrix_unit: bool = False
 
 
 def _vnni(lanes: int, llvm_name: str):  # type: ignore[no-untyped-def]
@@ -120,6 +122,9 @@ def _register(name: str, make: Callable[..., Any], lanes: int, llvm_name: str) -
 
 
 DOT_PRODUCTS = {
+    "amx": DotProduct(
+        "octet.dot_16x4_u8s8s32_avx512vnni", 16, 4, "uint8", "int8", 32, 0.5, matrix_unit=True,
+    ),
     "avx512vnni": DotProduct(
         _register("octet.dot_16x4_u8s8s32_avx512vnni", _vnni, 16, "llvm.x86.avx512.vpdpbusd.512"),
         16, 4, "uint8", "int8", 32, 0.5,

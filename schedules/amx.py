@@ -1,0 +1,293 @@
+"""Convolution on the matrix unit of x86 (AMX): 16 x 16 sums of 64 products an instruction.
+
+A tile of sums covers up to 16 neighbouring output pixels and 16 output channels; two by two of them take the eight tile
+registers together with two tiles of pixels and two of weights. The reduction runs over rows of the window: in the
+stored layout the pixels and channels of one row lie side by side, so that a step takes 64 bytes whatever the number of
+channels. The last step of a row starts 64 bytes before its end, with zero weights where it overlaps; the last tile of
+an image row likewise computes some pixels twice. Nothing is read or written outside.
+
+The sums pass through a buffer in the L1 cache to the epilogue, which runs on vectors of 16 channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as builder
+
+from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, padded_channels
+
+TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
+"""A tile register has 16 rows of 64 bytes: 16 int32 sums, or 16 channels of 4 weights."""
+
+SUMS, PIXELS, LAST = 0, 4, 8
+"""Tile registers: sums from 0, pixels from 4, weights up to 7."""
+
+MIN_PIXELS = 8
+"""With fewer output pixels, loading the weights costs more than the products: the vector unit does as well."""
+
+GROUPS_PER_SLICE = 8
+"""Parts into which the pixels of one slice of the weights are cut, for the threads to share."""
+
+COPY_BYTES = 64
+"""Bytes of one vector move."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a convolution is cut into tiles.
+
+    Attributes:
+        flat: the image is one row of pixels (1x1, no stride, no padding).
+        runs: (rows, columns) of the window that are separate runs of bytes; columns is 1 where a row is one run.
+        run_bytes, step_bytes, steps: length of a run, of one step, and steps a run.
+        pixels: rows of a tile of sums.
+        tiles_a_row, tiles: tiles of pixels in an output row and in all.
+        pixel_tiles, channel_tiles: tiles of sums held at once.
+    """
+
+    flat: bool
+    runs: tuple[int, int]
+    run_bytes: int
+    step_bytes: int
+    steps: int
+    pixels: int
+    row_pixels: int
+    tiles_a_row: int
+    tiles: int
+    pixel_tiles: int
+    channel_tiles: int
+
+
+def supports(problem: Conv2d) -> bool:
+    """Whether :func:`conv2d` computes ``problem``, and is worth it."""
+    oh, ow = problem.output_size
+    return problem.groups == 1 and problem.weight_dtype == "int8" and problem.n * oh * ow >= MIN_PIXELS
+
+
+def _plan(problem: Conv2d) -> _Plan:
+    oh, ow = problem.output_size
+    kh, kw = problem.kernel
+    flat = (kh, kw) == (1, 1) and problem.strides == (1, 1) and not any(problem.padding)
+    whole_rows = problem.dilation[1] == 1
+    run_bytes = problem.x_channels * (kw if whole_rows else 1)
+    row_pixels, rows = (problem.n * oh * ow, 1) if flat else (ow, problem.n * oh)
+    tiles_a_row = -(-row_pixels // TILE_ROWS)
+    channel_tiles = min(2, padded_channels(problem.oc) // LANES)
+    return _Plan(
+        flat=flat,
+        runs=(kh, 1 if whole_rows else kw),
+        run_bytes=run_bytes,
+        step_bytes=min(TILE_BYTES, run_bytes),
+        steps=-(-run_bytes // TILE_BYTES),
+        pixels=-(-row_pixels // tiles_a_row),
+        row_pixels=row_pixels,
+        tiles_a_row=tiles_a_row,
+        tiles=rows * tiles_a_row,
+        pixel_tiles=2 if channel_tiles == 2 else 3,
+        channel_tiles=channel_tiles,
+    )
+
+
+def pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
+    """(O, C, KH, KW) to (blocks, runs, steps, step bytes / 4, 16, 4), in the order in which the kernel reads."""
+    plan = _plan(problem)
+    channels = padded_channels(problem.oc)
+    dense = np.zeros((channels, *problem.kernel, problem.x_channels), np.int8)
+    dense[: problem.oc, :, :, : problem.ic] = weight.transpose(0, 2, 3, 1)
+    runs = dense.reshape(channels, plan.runs[0] * plan.runs[1], plan.run_bytes)
+    steps = np.zeros((channels, runs.shape[1], plan.steps, plan.step_bytes), np.int8)
+    for step in range(plan.steps):
+        wanted = step * plan.step_bytes
+        start = min(wanted, plan.run_bytes - plan.step_bytes)
+        steps[:, :, step, wanted - start :] = runs[:, :, wanted : start + plan.step_bytes]
+    blocks = steps.reshape(channels // LANES, LANES, -1, plan.steps, plan.step_bytes // DEPTH, DEPTH)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 3, 4, 1, 5))
+
+
+def conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
+    """The scheduled convolution; arguments as for :func:`schedules.compute.conv2d.conv2d`, the weight packed as above."""
+    plan = _plan(problem)
+    oh, ow = problem.output_size
+    channels = padded_channels(problem.oc)
+    blocks = channels // LANES
+    weight_shape = (blocks, plan.runs[0] * plan.runs[1], plan.steps, plan.step_bytes // DEPTH, LANES, DEPTH)
+    with IRBuilder() as ib:
+        with builder.prim_func(s_tir=True):
+            builder.func_name("main")
+            x = builder.arg("x", T.Buffer((problem.n, problem.h, problem.w, problem.x_channels), "uint8"))
+            weight = builder.arg("weight", T.Buffer(weight_shape, "int8"))
+            extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in epilogue_arguments(problem)]
+            result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
+            builder.func_attr({"tirx.noalias": True})
+            image, image_width = _surrounded(x, problem) if any(problem.padding) else (x, problem.w)
+            _tiles(problem, plan, image, image_width, weight, _row_of_pixels(extra), _row_of_pixels([result])[0])
+        return ib.get()
+
+
+def _row_of_pixels(buffers: list[Any]) -> list[Any]:
+    """(N, H, W, C) buffers as (1, 1, N * H * W, C); others as they are."""
+    views = []
+    for buffer in buffers:
+        shape = [int(d) for d in buffer.shape]
+        if len(shape) == 4:
+            shape = [1, 1, shape[0] * shape[1] * shape[2], shape[3]]
+            buffer = builder.decl_buffer(shape, str(buffer.dtype), data=buffer.data)
+        views.append(buffer)
+    return views
+
+
+def _surrounded(x: Any, problem: Conv2d) -> tuple[Any, int]:
+    """A copy of ``x`` with the zero point around it, as (N, rows, columns, channels), and its columns."""
+    top, left, bottom, right = problem.padding
+    rows, columns, channels = problem.h + top + bottom, problem.w + left + right, problem.x_channels
+    copy = builder.alloc_buffer((problem.n, rows, columns * channels), "uint8")
+    source = builder.decl_buffer((problem.n, problem.h, problem.w * channels), "uint8", data=x.data)
+    outside = tirx.const(problem.x_zero_point, "uint8")
+    with builder.parallel(0, problem.n * rows) as row:
+        image, y = row // rows, row % rows
+        inside = tirx.all(y >= top, y < top + problem.h)
+        with builder.If(inside):
+            with builder.Then():
+                _fill(copy, (image, y), 0, left * channels, lambda _at, size: _lanes(outside, size))
+                _fill(
+                    copy,
+                    (image, y),
+                    left * channels,
+                    problem.w * channels,
+                    lambda at, size: source[image, y - top, _ramp(at, size)],
+                )
+                end = (left + problem.w) * channels
+                _fill(copy, (image, y), end, right * channels, lambda _at, size: _lanes(outside, size))
+            with builder.Else():
+                _fill(copy, (image, y), 0, columns * channels, lambda _at, size: _lanes(outside, size))
+    return copy, columns
+
+
+def _lanes(value: Expr, size: int) -> Expr:
+    return value if size == 1 else tirx.Broadcast(value, size)
+
+
+def _ramp(start: Expr | int, size: int) -> Expr | int:
+    return start if size == 1 else tirx.Ramp(start, 1, size)
+
+
+def _fill(target: Any, row: tuple[Expr, ...], first: int, count: int, value: Any) -> None:
+    """``target[row, first + i] = value(i)`` for ``count`` bytes, in vectors as long as they go."""
+    start, size = 0, COPY_BYTES
+    while start < count:
+        while size > count - start:
+            size //= 2
+        moves = (count - start) // size
+        with builder.serial(0, moves) as move:
+            at = start + move * size
+            builder.buffer_store(target, value(at, size), [*row, _ramp(first + at, size)])
+        start += moves * size
+
+
+def _intrinsic(name: str, *args: Any) -> None:
+    builder.evaluate(T.call_llvm_intrin(T.llvm_lookup_intrinsic_id(f"llvm.x86.{name}"), *args, dtype="void"))
+
+
+def _tile(index: int) -> Expr:
+    return tirx.const(index, "int8")
+
+
+def _configure(plan: _Plan) -> None:
+    """Give each tile register its rows and bytes a row, as the 64-byte palette of LDTILECFG."""
+    palette = np.zeros(TILE_BYTES, np.uint8)
+    palette[0] = 1
+    shapes = {SUMS + i: (plan.pixels, TILE_BYTES) for i in range(plan.pixel_tiles * plan.channel_tiles)}
+    shapes |= {PIXELS + i: (plan.pixels, plan.step_bytes) for i in range(plan.pixel_tiles)}
+    shapes |= {LAST - 1 - j: (plan.step_bytes // DEPTH, TILE_BYTES) for j in range(plan.channel_tiles)}
+    for tile, (rows, row_bytes) in shapes.items():
+        palette[16 + 2 * tile] = row_bytes
+        palette[48 + tile] = rows
+    config = builder.alloc_buffer((8,), "int64", scope="local", align=TILE_BYTES)
+    for i, word in enumerate(palette.view(np.int64)):
+        builder.buffer_store(config, tirx.const(int(word), "int64"), [i])
+    _intrinsic("ldtilecfg", T.address_of(config[0]))
+
+
+def _tiles(
+    problem: Conv2d, plan: _Plan, image: Any, image_width: int, weight: Any, extra: list[Any], result: Any
+) -> None:
+    blocks = padded_channels(problem.oc) // LANES
+    slices = -(-blocks // plan.channel_tiles)
+    pixel_groups = -(-plan.tiles // plan.pixel_tiles)
+    shares = min(GROUPS_PER_SLICE, pixel_groups)
+    groups_a_share = -(-pixel_groups // shares)
+    shares = -(-pixel_groups // groups_a_share)
+    with builder.parallel(0, slices * shares) as part:
+        _configure(plan)
+        sums = builder.alloc_buffer((4, TILE_ROWS, LANES), "int32", scope="local", align=TILE_BYTES)
+        first_block = tirx.min(part // shares * plan.channel_tiles, blocks - plan.channel_tiles)
+        with builder.serial(0, groups_a_share) as step:
+            group = tirx.min(part % shares * groups_a_share + step, pixel_groups - 1)
+            starts = [
+                _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + i, plan.tiles - 1))
+                for i in range(plan.pixel_tiles)
+            ]
+            _accumulate(problem, plan, image, image_width, weight, [s[0] for s in starts], first_block)
+            for i, (_, pixel) in enumerate(starts):
+                for j in range(plan.channel_tiles):
+                    slot = i * plan.channel_tiles + j
+                    _intrinsic(
+                        "tilestored64", _tile(SUMS + slot), T.address_of(sums[slot, 0, 0]), tirx.const(64, "int64")
+                    )
+                    _epilogue(problem, plan, sums, slot, pixel, (first_block + j) * LANES, extra, result)
+        _intrinsic("tilerelease")
+
+
+def _tile_start(problem: Conv2d, plan: _Plan, image_width: int, tile: Expr) -> tuple[Expr, Expr]:
+    """Of a tile's first pixel: the position in the (surrounded) image's pixels, and in the result's."""
+    start = tirx.min(tile % plan.tiles_a_row * plan.pixels, plan.row_pixels - plan.pixels)
+    if plan.flat:
+        return start, start
+    oh, ow = problem.output_size
+    top, _, bottom, _ = problem.padding
+    row = tile // plan.tiles_a_row
+    image_row = row // oh * (problem.h + top + bottom) + row % oh * problem.strides[0]
+    return image_row * image_width + start * problem.strides[1], row * ow + start
+
+
+def _accumulate(
+    problem: Conv2d, plan: _Plan, image: Any, image_width: int, weight: Any, starts: list[Expr], first_block: Expr
+) -> None:
+    flat_image = builder.decl_buffer((int(np.prod([int(d) for d in image.shape])),), "uint8", data=image.data)
+    stride = tirx.const(problem.strides[1] * problem.x_channels, "int64")
+    for i in range(plan.pixel_tiles):
+        for j in range(plan.channel_tiles):
+            _intrinsic("tilezero", _tile(SUMS + i * plan.channel_tiles + j))
+    with (
+        builder.serial(0, plan.runs[0]) as kh,
+        builder.serial(0, plan.runs[1]) as kw,
+        builder.serial(0, plan.steps) as step,
+    ):
+        window = (kh * problem.dilation[0] * image_width + kw * problem.dilation[1]) * problem.x_channels
+        inside = tirx.min(step * plan.step_bytes, plan.run_bytes - plan.step_bytes)
+        for j in range(plan.channel_tiles):
+            address = T.address_of(weight[first_block + j, kh * plan.runs[1] + kw, step, 0, 0, 0])
+            _intrinsic("tileloadd64", _tile(LAST - 1 - j), address, tirx.const(LANES * DEPTH, "int64"))
+        for i, start in enumerate(starts):
+            address = T.address_of(flat_image[start * problem.x_channels + window + inside])
+            _intrinsic("tileloadd64", _tile(PIXELS + i), address, stride)
+            for j in range(plan.channel_tiles):
+                accumulator = _tile(SUMS + i * plan.channel_tiles + j)
+                _intrinsic("tdpbusd", accumulator, _tile(PIXELS + i), _tile(LAST - 1 - j))
+
+
+def _epilogue(
+    problem: Conv2d, plan: _Plan, sums: Any, slot: int, pixel: Expr, channel: Expr, extra: list[Any], result: Any
+) -> None:
+    zero = tirx.const(0, "int32")
+    with builder.serial(0, plan.pixels) as row, builder.vectorized(0, LANES) as lane:
+        value = epilogue(problem, extra, sums[slot, row, lane], (zero, zero, pixel + row), channel + lane)
+        builder.buffer_store(result, value, [0, 0, pixel + row, channel + lane])
