@@ -1,6 +1,7 @@
 """Octet: compiles a quantised ONNX network into one INT8 shared library for one hardware target.
 
-``pipeline.compile`` and ``pipeline.inspect`` need the compiler (Apache TVM) and import it when first used;
+``pipeline.quantize`` makes such a network of a float one and needs onnxruntime; ``pipeline.compile`` and
+``pipeline.inspect`` need the compiler (Apache TVM). Both are imported when first used.
 ``pipeline.load`` (the same as :func:`pipeline.runtime.load`) needs numpy and tvm_ffi alone.
 """
 
@@ -10,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.compiler import compile, inspect
+    from pipeline.quantization import quantize
     from pipeline.runtime import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile", "inspect", "load"]
+__all__ = ["__version__", "compile", "inspect", "load", "quantize"]
 
-_HOMES = {"compile": "pipeline.compiler", "inspect": "pipeline.compiler", "load": "pipeline.runtime"}
+_HOMES = {
+    "compile": "pipeline.compiler",
+    "inspect": "pipeline.compiler",
+    "load": "pipeline.runtime",
+    "quantize": "pipeline.quantization",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,1 +1,13 @@
-"""The quantiser: an FP32 ONNX model in, a QDQ model out."""
+"""The quantiser: an FP32 ONNX model in, a QDQ model out.
+
+:func:`quantize` is the whole of it, also known as ``pipeline.quantize``. It needs onnxruntime, which runs the float
+model during calibration, and not the compiler.
+"""
+
+from __future__ import annotations
+
+from pipeline.quantization.api import quantize
+from pipeline.quantization.observers import OBSERVERS, Observer
+from pipeline.quantization.parameters import QuantizationParameters, parameters_for_range
+
+__all__ = ["OBSERVERS", "Observer", "QuantizationParameters", "parameters_for_range", "quantize"]

@@ -1,0 +1,104 @@
+"""What a caller of :func:`pipeline.quantize` can choose, checked before anything is read or computed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.quantization.observers import OBSERVERS
+from pipeline.quantization.overrides import Overrides, read_overrides
+from pipeline.quantization.parameters import MAX_BITS, MIN_BITS
+
+Patterns = str | Sequence[str] | None
+"""One regular expression, several, or none."""
+
+ACTIVATIONS: dict[str, np.dtype[Any]] = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8)}
+GRANULARITIES = ("per-channel", "per-tensor", "per-group")
+WEIGHT_RANGES = ("minmax", "mse")
+ROUNDINGS = ("nearest", "adaround")
+OUTPUTS = ("float", "quantized")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to quantise; the fields are the arguments of :func:`pipeline.quantize` that carry these names."""
+
+    observer: str = "minmax"
+    observer_options: Mapping[str, Any] = field(default_factory=dict)
+    input_observer: str = "minmax"
+    activations: str = "u8"
+    symmetric: bool = False
+    weights: str = "per-channel"
+    weight_bits: int = 8
+    weight_range: str | None = None
+    outputs: str = "quantized"
+    include: Patterns = None
+    exclude: Patterns = None
+    skip_first: int = 0
+    skip_last: int = 0
+    overrides: Overrides = field(default_factory=Overrides)
+    equalize: bool = False
+    bias_correction: bool = False
+    rounding: str = "nearest"
+
+    def __post_init__(self) -> None:
+        _choice("observer", self.observer, tuple(OBSERVERS))
+        _choice("input_observer", self.input_observer, tuple(OBSERVERS))
+        _choice("activations", self.activations, tuple(ACTIVATIONS))
+        _choice("weights", self.weights, GRANULARITIES)
+        _choice("weight_range", self.weight_range, (*WEIGHT_RANGES, None))
+        _choice("outputs", self.outputs, OUTPUTS)
+        _choice("rounding", self.rounding, ROUNDINGS)
+        if not MIN_BITS <= self.weight_bits <= MAX_BITS:
+            raise InputError(f"weight_bits {self.weight_bits}: choose {MIN_BITS} to {MAX_BITS}.")
+        for name in ("skip_first", "skip_last"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} {getattr(self, name)}: a number of layers is 0 or more.")
+        for layer, override in self.overrides.layers.items():
+            _choice(f"overrides: layer {layer!r}: weights", override.weights, (*GRANULARITIES, None))
+        for tensor, wish in self.overrides.tensors.items():
+            _choice(f"overrides: tensor {tensor!r}: observer", wish.observer, (*OBSERVERS, None))
+        patterns(self.include, "include")
+        patterns(self.exclude, "exclude")
+
+    @property
+    def activation_dtype(self) -> np.dtype[Any]:
+        """The integer type of activations."""
+        return ACTIVATIONS[self.activations]
+
+    def to_json(self) -> dict[str, Any]:
+        """What a model file says about how it was made: every choice but the overrides."""
+        names = (
+            "observer input_observer activations symmetric weights weight_bits outputs skip_first skip_last equalize "
+            "bias_correction rounding"
+        )
+        return {name: getattr(self, name) for name in names.split()}
+
+
+def make_options(overrides: str | os.PathLike[str] | Mapping[str, Any] | None, **choices: Any) -> Options:
+    """Options of keyword arguments; ``overrides`` is a TOML file or what one would hold. Raises InputError."""
+    return Options(overrides=read_overrides(overrides), **choices)
+
+
+def patterns(texts: Patterns, option: str) -> list[re.Pattern[str]]:
+    """The compiled regular expressions. Raises InputError where one is not valid."""
+    return [_pattern(text, option) for text in ([texts] if isinstance(texts, str) else texts or ())]
+
+
+def _pattern(text: str, option: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InputError(f"{option} {text!r} is no regular expression: {error}.") from error
+
+
+def _choice(option: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        names = ", ".join(str(k) for k in known if k is not None)
+        raise InputError(f"{option} {value!r} is unknown: choose one of {names}.")
