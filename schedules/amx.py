@@ -33,8 +33,12 @@ SUMS, PIXELS, LAST = 0, 4, 8
 MIN_PIXELS = 8
 """With fewer output pixels, loading the weights costs more than the products: the vector unit does as well."""
 
-GROUPS_PER_SLICE = 8
-"""Parts into which the pixels of one slice of the weights are cut, for the threads to share."""
+L2_WEIGHT_BYTES = 768 * 1024
+"""Up to here the weights stay in the L2 cache: all channels of a few pixels are computed before the next pixels, so that
+the result is written, and a residual read, in whole cache lines. Larger weights pass once, a slice at a time."""
+
+PIXEL_SHARES, GROUPS_A_SHARE = 4, 4
+"""Parts into which the pixels are cut at least, for the threads to share, and the groups of tiles in a part at most."""
 
 COPY_BYTES = 64
 """Bytes of one vector move."""
@@ -113,7 +117,7 @@ def pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
 
 
 def conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
-    """The scheduled convolution; arguments as for :func:`schedules.compute.conv2d.conv2d`, the weight packed as above."""
+    """The scheduled convolution; arguments as for ``compute.conv2d.conv2d``, the weight packed as above."""
     plan = _plan(problem)
     oh, ow = problem.output_size
     channels = padded_channels(problem.oc)
@@ -221,28 +225,29 @@ def _tiles(
 ) -> None:
     blocks = padded_channels(problem.oc) // LANES
     slices = -(-blocks // plan.channel_tiles)
-    pixel_groups = -(-plan.tiles // plan.pixel_tiles)
-    shares = min(GROUPS_PER_SLICE, pixel_groups)
-    groups_a_share = -(-pixel_groups // shares)
-    shares = -(-pixel_groups // groups_a_share)
-    with builder.parallel(0, slices * shares) as part:
+    groups = -(-plan.tiles // plan.pixel_tiles)
+    groups_a_share = -(-groups // min(groups, max(PIXEL_SHARES, groups // GROUPS_A_SHARE)))
+    shares = -(-groups // groups_a_share)
+    weights_first = int(np.prod([int(d) for d in weight.shape])) > L2_WEIGHT_BYTES
+    outer, inner = (slices, shares) if weights_first else (shares, slices)
+    with builder.parallel(0, outer) as i:
         _configure(plan)
         sums = builder.alloc_buffer((4, TILE_ROWS, LANES), "int32", scope="local", align=TILE_BYTES)
-        first_block = tirx.min(part // shares * plan.channel_tiles, blocks - plan.channel_tiles)
-        with builder.serial(0, groups_a_share) as step:
-            group = tirx.min(part % shares * groups_a_share + step, pixel_groups - 1)
+        with builder.serial(0, inner) as j, builder.serial(0, groups_a_share) as step:
+            part, share = (i, j) if weights_first else (j, i)
+            first_block = tirx.min(part * plan.channel_tiles, blocks - plan.channel_tiles)
+            group = tirx.min(share * groups_a_share + step, groups - 1)
             starts = [
-                _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + i, plan.tiles - 1))
-                for i in range(plan.pixel_tiles)
+                _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
+                for k in range(plan.pixel_tiles)
             ]
             _accumulate(problem, plan, image, image_width, weight, [s[0] for s in starts], first_block)
-            for i, (_, pixel) in enumerate(starts):
-                for j in range(plan.channel_tiles):
-                    slot = i * plan.channel_tiles + j
-                    _intrinsic(
-                        "tilestored64", _tile(SUMS + slot), T.address_of(sums[slot, 0, 0]), tirx.const(64, "int64")
-                    )
-                    _epilogue(problem, plan, sums, slot, pixel, (first_block + j) * LANES, extra, result)
+            for k, (_, pixel) in enumerate(starts):
+                for b in range(plan.channel_tiles):
+                    slot = k * plan.channel_tiles + b
+                    address = T.address_of(sums[slot, 0, 0])
+                    _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
+                    _epilogue(problem, plan, sums, slot, pixel, (first_block + b) * LANES, extra, result)
         _intrinsic("tilerelease")
 
 

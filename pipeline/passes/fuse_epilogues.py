@@ -4,8 +4,8 @@
    before it, where that result has no other reader and no operand is broadcast: its attribute ``stages``.
 2. Any other chain becomes one ``octet.elementwise``.
 
-An operator with a float32 or int32 result neither starts nor ends a chain. The arithmetic of each stage is that of the operator alone,
-so fusion does not change a bit of the result.
+An operator with a float32 or int32 result neither starts nor ends a chain. The arithmetic of each stage is that of the
+operator alone, so fusion does not change a bit of the result.
 """
 
 from __future__ import annotations
