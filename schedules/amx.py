@@ -34,7 +34,7 @@ MIN_PIXELS = 8
 """With fewer output pixels, loading the weights costs more than the products: the vector unit does as well."""
 
 L2_WEIGHT_BYTES = 768 * 1024
-"""Up to here the weights stay in the L2 cache: all channels of a few pixels are computed before the next pixels, so that
+"""Up to here the weights stay in the L2 cache: all channels of a few pixels are computed before the next, so that
 the result is written, and a residual read, in whole cache lines. Larger weights pass once, a slice at a time."""
 
 PIXEL_SHARES, GROUPS_A_SHARE = 4, 4
