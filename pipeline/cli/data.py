@@ -1,0 +1,55 @@
+"""The options that name the samples to calibrate with, to measure on or to compare on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipeline.cli.images import add_image_arguments, image_options
+from pipeline.data import Dataset, ModelDescription, load_data
+
+EXPLAINED = """\
+data: a folder of images, images, .npy, .npz, an idx file of MNIST or .bin files of CIFAR.
+Arrays of uint8 are images, prepared as image files are; float arrays go in as they are.
+Classes come from a labels.txt in the folder ("file name, class" a line), from one folder a
+class, from the array "labels" of an .npz, from the file itself, or from --labels FILE."""
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, *, samples: int | None = None) -> None:
+    """Add ``--data``, ``--labels``, ``--samples``, ``--seed`` and the options for images."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", nargs="+", required=True, metavar="PATH", help="folders or files with samples")
+    group.add_argument("--labels", metavar="FILE", help="the classes, where they are not with the data")
+    default = f"default: {samples}" if samples else "default: all"
+    group.add_argument(
+        "--samples", type=int, default=samples, metavar="N", help=f"take so many, drawn at random ({default})"
+    )
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of that draw (default: 0)")
+    add_image_arguments(parser)
+
+
+def open_data(options: argparse.Namespace, model: ModelDescription, *, batch: int | None = None) -> Dataset:
+    """The samples that the command line names, for ``model``."""
+    return load_data(
+        options.data,
+        model.inputs,
+        image_options(options),
+        labels=options.labels,
+        samples=options.samples,
+        seed=options.seed,
+        batch=batch,
+        stored=model.preprocessing,
+    )
+
+
+def tell_data(data: Dataset) -> None:
+    """Say on stderr, after the samples were read, how they were prepared and what was left out."""
+    if data.used_preprocessing:
+        print(f"{data.inputs[0].name}: {data.preprocessing}", file=sys.stderr)
+    if data.unreadable:
+        print(_left_out(list(data.unreadable.values()), len(data)), file=sys.stderr)
+
+
+def _left_out(problems: Sequence[str], count: int) -> str:
+    return f"{len(problems)} of {count} images left out, the first one: {problems[0]}"

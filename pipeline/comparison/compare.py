@@ -1,0 +1,278 @@
+"""Runs a float model and its compiled quantised version side by side, and compares them tensor by tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, TensorProto, helper
+
+import pipeline
+from pipeline.comparison.matching import Matching, Pair, match_tensors
+from pipeline.comparison.statistics import Statistics
+from pipeline.data.metadata import is_library
+from pipeline.errors import InputError, ModelError
+from pipeline.frontend import load_model
+from pipeline.frontend.graph import Graph
+from pipeline.network import Function, onnxruntime_function, open_network
+from pipeline.runtime import Manifest, read_manifest
+from pipeline.targets import NATIVE
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """How one tensor of the compiled model differs from the float model's."""
+
+    name: str
+    operator: str
+    op_type: str
+    position: int
+    """In the order of the network, from 0."""
+    sqnr: float
+    added: float
+    """Noise power that comes in here, as a part of the signal's: noise over signal, less that of the worst tensor which
+    this one is computed from."""
+    statistics: Statistics
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        found = self.statistics
+        return {
+            "name": self.name,
+            "operator": self.operator,
+            "op_type": self.op_type,
+            "position": self.position,
+            "sqnr_db": round(self.sqnr, 4),
+            "added_noise": round(self.added, 8),
+            "cosine": round(found.cosine, 8),
+            "max_error": found.max_error,
+            "max_error_steps": round(found.max_error_steps, 4),
+            "saturation": found.saturation,
+            "scale": [float(scale) for scale in found.quantised.scale],
+            "zero_point": [int(zero) for zero in found.quantised.zero_point],
+            "elements": found.count,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All tensors, worst first, and what the comparison was made on."""
+
+    reference: str
+    quantised: str
+    target: str
+    samples: int
+    tensors: tuple[TensorReport, ...]
+    unmatched_quantised: int
+    unmatched_reference: int
+    same_output: bool | None
+    """Whether the library that was given has the same outputs, bit for bit; None if none was given."""
+
+    @property
+    def culprit(self) -> TensorReport | None:
+        """The tensor at which most noise comes in."""
+        return max(self.tensors, key=lambda tensor: tensor.added, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the histograms as JSON values."""
+        names = "reference quantised target samples unmatched_quantised unmatched_reference same_output"
+        head = {name: getattr(self, name) for name in names.split()}
+        culprit = self.culprit
+        return {
+            **head,
+            "culprit": culprit.name if culprit else None,
+            "tensors": [tensor.to_json() for tensor in self.tensors],
+        }
+
+
+def compare(
+    reference: str | os.PathLike[str],
+    quantised: str | os.PathLike[str],
+    data: Iterable[Mapping[str, Array]],
+    *,
+    library: str | os.PathLike[str] | None = None,
+    target: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare the float ONNX file ``reference`` with ``quantised``, an ONNX file made from it, once compiled.
+
+    The quantised model is compiled with all its quantised tensors as further outputs. Octet computes the same bits
+    however operators are fused, so these are the tensors of the compiled model. With ``library``, which must have been
+    compiled from ``quantised``, the target is the library's and its outputs are compared with those bit for bit.
+
+    ``data`` gives batches by input name: of the library's size, or of what ``reference`` fixes, or else of 1.
+    ``target`` is this machine by default.
+
+    Raises:
+        ModelError: a file cannot be read, or is not what it should be (not quantised, nothing matches).
+        InputError: the data does not fit, ``library`` comes from another file, or there is NaN in a tensor.
+        TargetError, CompileError, UnsupportedOperatorError: as :func:`pipeline.compile` raises them.
+    """
+    tell = progress or (lambda _phase, _share: None)
+    manifest = _checked_manifest(library, quantised) if library is not None else None
+    options = manifest.options if manifest else {}
+    tell("reading", 0.0)
+    float_model = load_model(reference, options.get("batch"), options.get("shapes") or None)
+    quantised_model = load_model(quantised, options.get("batch"), options.get("shapes") or None)
+    matching = match_tensors(float_model, quantised_model)
+    if not matching.pairs:
+        raise ModelError(
+            f"no quantised tensor of {quantised} has a counterpart in {reference}: is the first quantised, and made "
+            "from the second?"
+        )
+    expected = _float_function(float_model, matching.pairs, threads)
+    shared = open_network(library, threads) if library is not None else None
+    compiled_for = manifest.target if manifest else (target or NATIVE)
+    with tempfile.TemporaryDirectory(prefix="octet-compare-") as folder:
+        actual, compiled_for = _probed(quantised_model, matching.pairs, compiled_for, Path(folder), threads, tell)
+        statistics = [Statistics(pair.reference, pair.quantised) for pair in matching.pairs]
+        samples, same_output = 0, None if shared is None else True
+        total = len(data) if isinstance(data, Sized) else None
+        for inputs in data:
+            found = actual(_renamed(inputs, quantised_model))
+            wanted = expected(_renamed(inputs, float_model))
+            for pair, one in zip(matching.pairs, statistics, strict=True):
+                one.update(wanted[pair.reference], found[pair.quantised.name])
+            if shared is not None:
+                same_output = same_output and all(
+                    np.array_equal(value, found[name], equal_nan=True)
+                    for name, value in shared(_renamed(inputs, quantised_model)).items()
+                )
+            samples += len(next(iter(inputs.values())))
+            tell("comparing", 0.5 + 0.5 * min(1.0, samples / total if total else 0.0))
+    if not samples:
+        raise InputError("there are no samples to compare on")
+    return Comparison(
+        reference=Path(reference).name,
+        quantised=Path(library if library is not None else quantised).name,
+        target=compiled_for,
+        samples=samples,
+        tensors=_reports(Graph(float_model), matching, statistics),
+        unmatched_quantised=matching.unmatched_quantised,
+        unmatched_reference=matching.unmatched_reference,
+        same_output=same_output,
+    )
+
+
+def find_source(library: str | os.PathLike[str]) -> Path:
+    """The ONNX file from which ``library`` was compiled, if it is beside it or in the current folder.
+
+    Raises:
+        LibraryError: the library is damaged.
+        InputError: there is no such file.
+    """
+    library = Path(library)
+    manifest = read_manifest(library)
+    for folder in (library.parent, Path()):
+        path = folder / Path(manifest.model_file).name
+        if manifest.model_file and path.is_file() and _sha256(path) == manifest.model_sha256:
+            return path
+    raise InputError(
+        f"{library} was compiled from {manifest.model_file or 'an unnamed file'}, which is not beside it; the tensors "
+        "inside a library can only be compared with that file: name it with --model"
+    )
+
+
+def _checked_manifest(library: str | os.PathLike[str], quantised: str | os.PathLike[str]) -> Manifest:
+    if not is_library(Path(library)):
+        raise InputError(f"{library} is not a library")
+    manifest = read_manifest(Path(library))
+    if _sha256(Path(quantised)) != manifest.model_sha256:
+        raise InputError(
+            f"{library} was not compiled from {quantised} (their sha256 differ) but from "
+            f"{manifest.model_file or 'an unnamed file'}; give that file, or compile this one"
+        )
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _float_function(model: ModelProto, pairs: Sequence[Pair], threads: int | None) -> Function:
+    """What gives the tensors of the float model that have a counterpart."""
+    inputs = {value.name for value in model.graph.input}
+    wanted = [pair.reference for pair in pairs if pair.reference not in inputs]
+    _, function = onnxruntime_function(_with_outputs(model, wanted), threads, wanted)
+    return lambda arrays: {**arrays, **(function(arrays) if wanted else {})}
+
+
+def _probed(
+    model: ModelProto, pairs: Sequence[Pair], target: str, folder: Path, threads: int | None, tell: Progress
+) -> tuple[Function, str]:
+    """What gives the quantised tensors, and the outputs, of the compiled model; and the target's full name."""
+    path = folder / "probed.onnx"
+    onnx.save(_with_outputs(model, [pair.quantised.name for pair in pairs]), path)
+    library = pipeline.compile(
+        path, target, output=folder / "probed.so", progress=lambda phase, share: tell(f"compiling: {phase}", share / 2)
+    )
+    network = open_network(library, threads)
+    return network, read_manifest(library).target
+
+
+def _with_outputs(model: ModelProto, names: Iterable[str]) -> ModelProto:
+    """A copy of ``model`` that also gives out the float tensors ``names``."""
+    types = {value.name: value for value in model.graph.value_info}
+    present = {value.name for value in model.graph.output}
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    for name in dict.fromkeys(names):
+        if name not in present:
+            info = types.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            probed.graph.output.append(info)
+    return probed
+
+
+def _renamed(inputs: Mapping[str, Array], model: ModelProto) -> dict[str, Array]:
+    """``inputs`` under the names that ``model`` has for them; a lone input may have another name."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in weights]
+    if len(names) == len(inputs) == 1:
+        return {names[0]: next(iter(inputs.values()))}
+    if set(names) != set(inputs):
+        raise InputError(f"the data holds {', '.join(inputs)}; the model takes {', '.join(names)}")
+    return dict(inputs)
+
+
+def _reports(graph: Graph, matching: Matching, statistics: Sequence[Statistics]) -> tuple[TensorReport, ...]:
+    """Worst first."""
+    ratios = {one.name: one.noise_ratio for one in statistics}
+    reports = []
+    for position, (pair, one) in enumerate(zip(matching.pairs, statistics, strict=True)):
+        before = max((ratios[name] for name in _sources(graph, pair.reference, ratios)), default=0.0)
+        added = max(0.0, one.noise_ratio - before)
+        reports.append(TensorReport(pair.reference, pair.operator, pair.op_type, position, one.sqnr, added, one))
+    return tuple(sorted(reports, key=lambda report: (report.sqnr, report.position)))
+
+
+def _sources(graph: Graph, name: str, known: Container[str]) -> set[str]:
+    """The nearest tensors of ``known`` from which ``name`` is computed."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    producer = graph.producer(name)
+    pending = list(producer.inputs) if producer else []
+    while pending:
+        current = pending.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if current in known:
+            found.add(current)
+        elif (node := graph.producer(current)) is not None:
+            pending += node.inputs
+    return found
