@@ -130,12 +130,24 @@ def _lower(
     report = Report()
     module = lower_to_integer(imported.module, report)
     dump.write("integer", module)
-    return _Lowered(imported, module, [_named(r, imported.node_names) for r in report.entries])
+    types = {node.name: node.op_type for node in normalised.graph.node}
+    return _Lowered(imported, module, _by_node(report.entries, imported.node_names, types))
 
 
-def _named(report: OperatorReport, node_names: Mapping[str, str]) -> OperatorReport:
-    """The report with the name of the ONNX node instead of the Relax variable's."""
-    return replace(report, name=node_names.get(report.name, report.name))
+def _by_node(
+    entries: Sequence[OperatorReport], node_names: Mapping[str, str], types: Mapping[str, str]
+) -> list[OperatorReport]:
+    """One report a node of the ONNX file, by its name and type: the importer makes several operators of some nodes.
+
+    A node counts as integer where all its parts are; the first part that is not says why.
+    """
+    by_node: dict[str, OperatorReport] = {}
+    for entry in entries:
+        name = node_names.get(entry.name, entry.name)
+        known = by_node.get(name)
+        if known is None or (known.kind == INTEGER and entry.kind != INTEGER):
+            by_node[name] = replace(entry, name=name, op_type=types.get(name, entry.op_type))
+    return list(by_node.values())
 
 
 def _refuse_float(reports: list[OperatorReport]) -> None:
