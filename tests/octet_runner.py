@@ -19,7 +19,7 @@ from tvm import relax
 
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
 from pipeline.runtime import threads as thread_pool
-from pipeline.runtime.cpu import missing_features
+from pipeline.runtime.cpu import TILES, missing_features, request_tiles
 from pipeline.targets import PRESETS, DeployTarget
 from tests import numpy_reference
 
@@ -33,11 +33,21 @@ THREAD_COUNTS = (1, 2)
 def _parameter(target: DeployTarget) -> Any:
     missing = missing_features(target.cpu_features)
     reason = f"this CPU cannot run {target.name}: it lacks {', '.join(missing)}"
+    if not missing and TILES in target.cpu_features and not request_tiles():
+        reason = f"this process cannot run {target.name}: Linux keeps the tile registers from it"
+        missing = (TILES,)
     return pytest.param(target, id=target.name, marks=[pytest.mark.skip(reason=reason)] if missing else [])
 
 
-each_target = pytest.mark.parametrize("target", [_parameter(t) for t in PRESETS.values()])
+_PARAMETERS = [_parameter(t) for t in PRESETS.values()]
+
+each_target = pytest.mark.parametrize("target", _PARAMETERS)
 """Runs a test for every target; those that this CPU cannot run are skipped."""
+
+each_vector_width = pytest.mark.parametrize(
+    "target", list({p.values[0].mcpu: p for p in _PARAMETERS if not p.marks or p.values[0].dot == "sse2"}.values())
+)
+"""Runs a test for one of the targets with the same vectors: those differ in dot products alone."""
 
 
 def module_of(specs: Sequence[TensorSpec], body: Body) -> tvm.IRModule:
