@@ -95,7 +95,7 @@ def parameters_for_range(
     else:
         width, steps = high - low, maximum - minimum
     empty = width == 0
-    scale = np.maximum(width / steps, SMALLEST_SCALE).astype(np.float32)
+    scale = np.clip(width / steps, SMALLEST_SCALE, np.finfo(np.float32).max).astype(np.float32)
     scale = np.where(empty, np.max(scale, where=~empty, initial=0) or 1, scale).astype(np.float32)
     if symmetric:
         zero_point = np.full(scale.shape, middle, dtype)

@@ -33,6 +33,7 @@ class Observer(ABC):
         self.high = -np.inf
         """The largest value seen in the first pass."""
         self._pass = 1
+        self._counts = [0] * self.passes
 
     def observe(self, values: np.ndarray) -> None:
         """Take in one batch, of any shape and real type. An empty one is ignored.
@@ -45,6 +46,7 @@ class Observer(ABC):
         low, high = float(flat.min()), float(flat.max())
         if not (np.isfinite(low) and np.isfinite(high)):  # min and max hand NaN on
             raise InputError(_what_is_not_finite(flat))
+        self._counts[self._pass - 1] += flat.size
         if self._pass == 1:
             self.low, self.high = min(self.low, low), max(self.high, high)
         elif low < self.low or high > self.high:
@@ -67,6 +69,11 @@ class Observer(ABC):
         """
         if self._pass < self.passes:
             raise InputError(f"{type(self).__name__} needs a second pass over the data before it knows the range")
+        if self._counts[-1] != self._counts[0]:
+            raise InputError(
+                f"the second pass over the calibration data gave {self._counts[-1]} values, but the first gave "
+                f"{self._counts[0]}: pass data that can be iterated twice, not a generator"
+            )
         return (0.0, 0.0) if self.empty else self._range()
 
     @property
