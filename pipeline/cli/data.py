@@ -16,10 +16,10 @@ Classes come from a labels.txt in the folder ("file name, class" a line), from o
 class, from the array "labels" of an .npz, from the file itself, or from --labels FILE."""
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, *, samples: int | None = None) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, *, samples: int | None = None, required: bool = True) -> None:
     """Add ``--data``, ``--labels``, ``--samples``, ``--seed`` and the options for images."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data", nargs="+", required=True, metavar="PATH", help="folders or files with samples")
+    group.add_argument("--data", nargs="+", required=required, metavar="PATH", help="folders or files with samples")
     group.add_argument("--labels", metavar="FILE", help="the classes, where they are not with the data")
     default = f"default: {samples}" if samples else "default: all"
     group.add_argument(

@@ -12,6 +12,8 @@ from typing import Any
 import pipeline
 from pipeline.cli.progress import progress_bar
 from pipeline.cli.shapes import add_shape_arguments, named_shapes
+from pipeline.data import library_preprocessing
+from pipeline.data.metadata import OPTION
 from pipeline.errors import InputError
 from pipeline.runtime import Manifest, read_manifest
 from pipeline.runtime.cpu import missing_features
@@ -52,6 +54,8 @@ def describe(manifest: Manifest) -> str:
     """A manifest for people."""
     missing = missing_features(manifest.cpu_features)
     versions = {"octet": manifest.octet_version, "tvm": manifest.tvm_version, "tvm-ffi": manifest.tvm_ffi_version}
+    options = {name: value for name, value in manifest.options.items() if value and name != OPTION}
+    recipe = library_preprocessing(manifest)
     lines = [
         ("compiled from", f"{manifest.model_file or 'an unnamed model'} (sha256 {manifest.model_sha256})"),
         ("target", manifest.target),
@@ -60,7 +64,8 @@ def describe(manifest: Manifest) -> str:
         *(("input", str(info)) for info in manifest.inputs),
         *(("output", str(info)) for info in manifest.outputs),
         ("operators", f"{manifest.integer_operators} integer, {manifest.float_operators} float"),
-        ("options", ", ".join(f"{name}={value}" for name, value in manifest.options.items() if value) or "none"),
+        *([("images", str(recipe))] if recipe else []),
+        ("options", ", ".join(f"{name}={value}" for name, value in options.items()) or "none"),
         ("made with", ", ".join(f"{name} {number}" for name, number in versions.items())),
         ("code sha256", manifest.library_sha256),
     ]

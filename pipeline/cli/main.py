@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import accuracy, bench, compare, compile, inspect, run
+from pipeline.cli import accuracy, bench, compare, compile, inspect, quantize, run
 from pipeline.errors import OctetError
 
-_VERBS = (compile, run, accuracy, compare, bench, inspect)
+_VERBS = (quantize, compile, run, accuracy, compare, bench, inspect)
 _EPILOG = """\
 a first session:
   octet inspect model.onnx                    what will run as integers, what will not, and why

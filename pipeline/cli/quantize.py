@@ -1,0 +1,128 @@
+"""``octet quantize``: a float ONNX file to a QDQ file."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+import pipeline
+from pipeline.cli.data import EXPLAINED, add_data_arguments, open_data, tell_data
+from pipeline.cli.progress import progress_bar
+from pipeline.data import METADATA_KEY, Dataset, describe_model
+from pipeline.errors import InputError
+
+HELP = "quantise a float ONNX file to 8 bits"
+DESCRIPTION = f"""\
+Turns a float32 ONNX file into a QDQ file, which `octet compile` takes and which any ONNX
+runtime can run. It looks at some hundred typical samples to choose the range of each
+tensor; classes are not needed. Prepare the samples as in the network's training: the
+recipe is stored in the file, and used by `octet run` and `octet accuracy` from then on.
+
+{EXPLAINED}"""
+EPILOG = """\
+observers: minmax, moving-average, percentile, kl (TensorRT, Caffe-Int8), kl-ncnn, kl-paddle,
+histogram-l2, mse, aciq, aciq-laplace
+
+examples:
+  octet quantize model.onnx --data images/ --resize 256 -o q.onnx
+  octet quantize model.onnx --data train.npz --observer percentile --observer-option percentile=99.9
+  octet quantize model.onnx --data images/ -o q.onnx --exclude "^head/" --skip-last 1
+  octet quantize model.onnx --data images/ -o q.onnx --activations s8 --symmetric --weights per-tensor
+"""
+SAMPLES = 512
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PASSED = (
+    "observer",
+    "input_observer",
+    "activations",
+    "symmetric",
+    "weights",
+    "weight_bits",
+    "weight_range",
+    "outputs",
+    "include",
+    "exclude",
+    "skip_first",
+    "skip_last",
+    "overrides",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.onnx", help="the float network")
+    parser.add_argument("--output", "-o", metavar="FILE.onnx", help="where to write (default: MODEL_q.onnx, here)")
+    parser.add_argument("--batch", type=int, metavar="N", help="samples a run, where the model leaves it open")
+    add_data_arguments(parser, samples=SAMPLES)
+    how = parser.add_argument_group("activations")
+    how.add_argument("--observer", metavar="NAME", help="how ranges are chosen (default: minmax)")
+    option = "setting of the observer, such as percentile=99.9; may be repeated"
+    how.add_argument("--observer-option", action="append", default=[], metavar="NAME=NUMBER", help=option)
+    how.add_argument("--input-observer", metavar="NAME", help="the same for the inputs (default: minmax)")
+    how.add_argument("--activations", metavar="u8|s8", help="type (default: u8)")
+    how.add_argument("--symmetric", action="store_true", default=None, help="zero point in the middle of the type")
+    how.add_argument("--outputs", metavar="quantized|float", help="of the last layer (default: quantized)")
+    weights = parser.add_argument_group("weights")
+    kinds = "per-channel (default), per-tensor or per-group"
+    weights.add_argument("--weights", metavar="KIND", help=f"one scale for what: {kinds}")
+    weights.add_argument("--weight-bits", type=int, metavar="N", help="2 to 8, stored as 8 (default: 8)")
+    weights.add_argument("--weight-range", metavar="minmax|mse", help="default: minmax; mse below 8 bits")
+    mixed = parser.add_argument_group("what stays float")
+    mixed.add_argument("--include", action="append", metavar="REGEX", help="only nodes whose name has this; repeatable")
+    mixed.add_argument("--exclude", action="append", metavar="REGEX", help="no nodes whose name has this; repeatable")
+    mixed.add_argument("--skip-first", type=int, metavar="N", help="leave the first N layers with weights float")
+    mixed.add_argument("--skip-last", type=int, metavar="N", help="leave the last N layers with weights float")
+    mixed.add_argument("--overrides", metavar="FILE.toml", help="exceptions for single tensors and layers")
+
+
+def main(options: argparse.Namespace) -> None:
+    output = options.output or f"{Path(options.model).stem}_q.onnx"
+    data = open_data(options, describe_model(options.model), batch=options.batch)
+    chosen = {name: value for name in _PASSED if (value := getattr(options, name)) is not None}
+    chosen["observer_options"] = dict(map(_setting, options.observer_option))
+    with progress_bar(verbose=options.verbose) as progress:
+        progress("reading the first sample", 0.0)
+        next(data.batches())  # what does not fit the model is refused before minutes of work
+        path = pipeline.quantize(
+            options.model, data, output=output, metadata=_recipe(data), progress=progress, **chosen
+        )
+    tell_data(data)
+    print(describe(options.model, path, len(data) - len(data.unreadable)))
+
+
+def describe(source: str, path: Path, samples: int) -> str:
+    """What was made, for people."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    producers = {output: node for node in graph.node for output in node.output}
+    layers = [node for node in graph.node if node.op_type in _LAYERS]
+    in_float = [
+        node
+        for node in layers
+        if not all(name in producers and producers[name].op_type == "DequantizeLinear" for name in node.input[:2])
+    ]
+    kinds = Counter(node.op_type for node in graph.node)
+    sizes = [Path(name).stat().st_size / 1e6 for name in (source, path)]
+    quantised = f"{len(layers) - len(in_float)} of {len(layers)} layers with weights"
+    lines = [
+        f"{path}: {sizes[1]:.1f} MB, {source} has {sizes[0]:.1f} MB; calibrated on {samples} samples",
+        f"  quantised: {quantised}, {kinds['QuantizeLinear']} activations",
+        *(f"  float: {node.name} ({node.op_type})" for node in in_float),
+        "`octet accuracy` says how good it is, `octet compare` where it loses most, `octet compile` makes a library",
+    ]
+    return "\n".join(lines)
+
+
+def _recipe(data: Dataset) -> dict[str, str]:
+    return {METADATA_KEY: data.preprocessing.to_json()} if data.used_preprocessing else {}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """(name, number) of NAME=NUMBER."""
+    name, _, value = text.partition("=")
+    try:
+        return name.replace("-", "_"), int(value) if value.lstrip("-").isdecimal() else float(value)
+    except ValueError:
+        raise InputError(f"--observer-option {text}: write NAME=NUMBER, such as percentile=99.9") from None
