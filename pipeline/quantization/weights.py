@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.quantization.grid import common_step
 from pipeline.quantization.parameters import QuantizationParameters, parameters_for_range
 
 LARGEST_BIAS = 2.0**30
@@ -34,7 +35,7 @@ def weight_parameters(weight: np.ndarray, axis: int, groups: int, settings: Weig
     """Symmetric int8 parameters of float32 weights: a scale for each channel along ``axis``, or a single one.
 
     "per-group" gives all channels of one of the convolution's ``groups`` the same scale. Raises InputError where a
-    weight is NaN or infinite.
+    weight is NaN or infinite. Weights that lie on a grid already (:mod:`.grid`) keep it wherever the bits suffice.
     """
     if not np.isfinite(weight).all():
         raise InputError("its weights hold NaN or infinity: export the model again.")
@@ -48,6 +49,10 @@ def weight_parameters(weight: np.ndarray, axis: int, groups: int, settings: Weig
     high = np.abs(rows).max(axis=1).astype(np.float64)
     if settings.uses_mse:
         high = _least_squares(rows, high, settings.bits)
+    step = common_step(weight)
+    if step is not None:
+        exact = step * ((1 << (settings.bits - 1)) - 1)
+        high = np.where(np.abs(rows).max(axis=1) <= exact * (1 + 1e-5), exact, high)
     if settings.granularity == "per-tensor":
         return parameters_for_range(-high[0], high[0], symmetric=True, dtype=np.int8, bits=settings.bits)
     high = np.repeat(high, len(channels) // len(rows))

@@ -1,0 +1,107 @@
+"""Running the float model: what observers see, and in which pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.quantization import calibration
+from pipeline.quantization.calibration import Tensors, Watched, calibrate
+from pipeline.quantization.feeds import Feeds
+from pipeline.quantization.model import load_float_graph
+from pipeline.quantization.observers import Observer
+from tests.pipeline.quantization.networks import Net, batches, run
+
+
+class Recorder(Observer):
+    """Keeps all it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(symmetric=False)
+        self.seen: list[np.ndarray] = []
+
+    def _observe(self, values: np.ndarray) -> None:
+        self.seen.append(values)
+
+    def _range(self) -> tuple[float, float]:
+        return self.low, self.high
+
+
+class PatientRecorder(Recorder):
+    """The same in two passes."""
+
+    passes = 2
+
+
+def _network(tmp_path: Any, shape: tuple[int | str, ...] = ("N", 3, 8, 8)) -> Any:
+    net = Net(shape).conv("x", "a").op("Relu", "a", "r").conv("r", "y", i=4)
+    return load_float_graph(net.file(tmp_path, "y"))[0]
+
+
+@pytest.mark.parametrize("budget", [2**30, 3000, 1], ids=["whole", "pieces", "single"])
+@pytest.mark.parametrize("batch", ["N", 2], ids=["open", "fixed"])
+def test_all_values_once_however_small_the_budget(tmp_path, monkeypatch, budget, batch):
+    """Large batches are cut where the batch is open; else tensors are taken one after another."""
+    monkeypatch.setattr(calibration, "RUN_BYTES", budget)
+    graph = _network(tmp_path, (batch, 3, 8, 8))
+    model, data = graph.to_model(), batches(3)
+    names = ["x", "a", "r", "y"]
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    largest = 0
+    for _, values in Tensors(graph, model, names, Feeds(data, graph.inputs)):
+        largest = max(largest, sum(v.nbytes for n, v in values.items() if n != "x"))
+        for name, value in values.items():
+            seen[name].append(value)
+    if budget == 3000:
+        assert largest <= (3000 if batch == "N" else 3 * 2048)
+    images = np.concatenate([d["x"] for d in data])
+    np.testing.assert_array_equal(np.concatenate(seen["x"]), images)
+    expected = [run(model, d)[0] for d in data]
+    np.testing.assert_allclose(np.concatenate(seen["y"]), np.concatenate(expected), rtol=1e-4, atol=1e-5)
+    assert {len(np.concatenate(seen[name])) for name in names} == {6}
+
+
+def test_two_passes_and_one_side_by_side(tmp_path):
+    graph = _network(tmp_path)
+    once, twice = Recorder(), PatientRecorder()
+    shares: list[float] = []
+    watched = [Watched(["a", "r"], once), Watched(["y"], twice)]
+    calibrate(graph, graph.to_model(), watched, Feeds(batches(3), graph.inputs), shares.append)
+    assert len(once.seen) == 2 * 3
+    assert len(twice.seen) == 2 * 3
+    np.testing.assert_array_equal(np.concatenate(twice.seen[:3]), np.concatenate(twice.seen[3:]))
+    assert shares == sorted(shares)
+
+
+def test_generator_is_read_once(tmp_path):
+    """A generator serves both passes, from temporary files."""
+    graph = _network(tmp_path)
+    feeds = Feeds((d for d in batches(2)), graph.inputs)
+    first = [d["x"] for d in feeds]
+    again = [d["x"] for d in feeds]
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    folder = feeds._spool._folder.name  # type: ignore[union-attr]
+    feeds.close()
+    with pytest.raises(FileNotFoundError):
+        Path(folder, "0-0.npy").read_bytes()
+
+
+def test_partly_read_generator_goes_on(tmp_path):
+    """Looking at the first batch, for the sizes, must not lose the rest."""
+    graph = _network(tmp_path)
+    feeds = Feeds((d for d in batches(3)), graph.inputs)
+    next(iter(feeds))
+    assert len(list(feeds)) == 3
+
+
+def test_function_as_data(tmp_path):
+    graph = _network(tmp_path)
+    feeds = Feeds(lambda: batches(3), graph.inputs, samples=5)
+    assert [len(d["x"]) for d in feeds] == [2, 2, 1]
+    with pytest.raises(InputError, match="samples 0"):
+        Feeds(batches, graph.inputs, samples=0)
