@@ -2,8 +2,8 @@
 
 A register tile of ``pixels`` neighbouring outputs x ``blocks`` vectors of output channels stays in registers during the
 whole reduction; each step loads ``blocks`` weight vectors, broadcasts one group of input channels a pixel, and issues
-``pixels * blocks`` dot products. The outermost loop runs over output channels, so that a slice of the weights stays in
-the L2 cache while the image passes by.
+``pixels * blocks`` dot products. Weights that fit the L2 cache stay there while the
+image passes row by row; of larger ones a slice stays, and the image passes for each slice.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ LATENCY_CYCLES = 5.0
 
 L1_BYTES = 40 * 1024
 """What stays of the weights in the L1 cache from one tile to the next, of 48 KiB on recent cores."""
+
+L2_WEIGHT_BYTES = 768 * 1024
+"""Up to here the weights stay in the L2 cache, and all channels of an image row are computed before the next row: the
+result is written, and a residual read, in whole cache lines. Larger weights pass once, a slice at a time."""
 
 STEP_CYCLES, LOAD_CYCLES, L2_VECTOR_CYCLES, TILE_CYCLES = 1.0, 0.15, 0.4, 12.0
 """What a step of the reduction costs besides its dot products: the loop, a load (mostly hidden), and, for each weight
@@ -133,13 +137,13 @@ def schedule_conv2d(problem: Conv2d, dot: DotProduct, tile: Tile | None = None) 
     c_block, lane = s.split(c, [None, dot.lanes])
     w_tile, pixel = s.split(w, [None, tile.pixels])
     c_tile, block = s.split(c_block, [None, tile.blocks])
-    s.reorder(n, c_tile, h, w_tile, pixel, block, lane)
+    outer = (n, c_tile, h) if _weight_bytes(problem, dot) > L2_WEIGHT_BYTES else (n, h, c_tile)
+    s.reorder(*outer, w_tile, pixel, block, lane)
     s.set_scope(accumulate, 0, "local")
     s.compute_at(accumulate, w_tile, preserve_unit_loops=True)
     pixel_in, block_in, lane_in, kh, kw, ko, _ki = s.get_loops(accumulate)[-7:]
     s.reorder(kh, kw, ko, pixel_in, block_in, lane_in)
-    rows = s.fuse(n, c_tile, h)
-    _parallel(s, rows, problem)
+    _parallel(s, s.fuse(*outer), problem)
     init = s.decompose_reduction(accumulate, kh)
     s.tensorize(lane_in, dot.intrinsic)
     s.unroll(pixel_in)
@@ -183,6 +187,11 @@ def schedule_depthwise_conv2d(problem: Conv2d, dot: DotProduct) -> Schedule:
     s.unroll(pixel)
     _schedule_copies(s, problem, any(problem.padding), dot.lanes)
     return s
+
+
+def _weight_bytes(problem: Conv2d, dot: DotProduct) -> int:
+    taps = channel_span(problem, dot).size * math.prod(problem.kernel)
+    return padded_channels(problem.oc) * taps * np.dtype(dot.weight_dtype).itemsize
 
 
 def _columns_read(problem: Conv2d, tile: Tile) -> int:
