@@ -83,7 +83,8 @@ def parameters_for_range(
     minimum, maximum, middle = quantized_limits(dtype, bits, symmetric=symmetric)
     low, high = np.broadcast_arrays(np.asarray(low, np.float64), np.asarray(high, np.float64))
     if low.ndim != (axis is not None):
-        raise InputError(f"a range of shape {low.shape} needs {'no axis' if low.ndim == 0 else 'one entry a channel'}")
+        needed = "a number" if axis is None else "1-d, with one entry a channel"
+        raise InputError(f"the range has shape {low.shape}, but with axis={axis} each end must be {needed}")
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise InputError("the range to quantise is not finite: look for NaN or infinity in the values")
     if (low > high).any():
