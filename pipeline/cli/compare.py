@@ -20,8 +20,8 @@ HELP = "compare a compiled model with the float model, layer by layer"
 DESCRIPTION = f"""\
 Runs a float model and its quantised version, compiled, on the same samples and
 compares the tensors inside: SQNR (signal to quantisation noise), cosine, largest error
-and how much saturates; worst first. "adds" is the noise that comes in at a tensor, in
-percent of the signal's power: the largest is where to look.
+and how much saturates; worst first. "adds" is the noise that comes in at a tensor itself,
+in percent of the signal's power: the largest is where to look.
 For a library give the ONNX file it was compiled from as well, unless it is beside it.
 This runs the library's code: use it only on libraries you trust.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,18 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 import pipeline
-from pipeline.comparison.matching import Matching, Pair, match_tensors
+from pipeline.comparison.matching import Pair, match_tensors
 from pipeline.comparison.statistics import Statistics
 from pipeline.data.metadata import is_library
 from pipeline.errors import InputError, ModelError
 from pipeline.frontend import load_model
-from pipeline.frontend.graph import Graph
 from pipeline.network import Function, onnxruntime_function, open_network
 from pipeline.runtime import Manifest, read_manifest
 from pipeline.targets import NATIVE
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, float], None]
+_COMPILED = "::compiled"
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class TensorReport:
     """In the order of the network, from 0."""
     sqnr: float
     added: float
-    """Noise power that comes in here, as a part of the signal's: noise over signal, less that of the worst tensor which
-    this one is computed from."""
+    """Noise power that comes in here, as a part of the signal's: against what the float operators make of the compiled
+    model's own tensors before this one."""
     statistics: Statistics
 
     def to_json(self) -> dict[str, Any]:
@@ -133,6 +133,7 @@ def compare(
             "from the second?"
         )
     expected = _float_function(float_model, matching.pairs, threads)
+    isolated = _isolated_function(float_model, matching.pairs, threads)
     shared = open_network(library, threads) if library is not None else None
     compiled_for = manifest.target if manifest else (target or NATIVE)
     with tempfile.TemporaryDirectory(prefix="octet-compare-") as folder:
@@ -143,8 +144,9 @@ def compare(
         for inputs in data:
             found = actual(_renamed(inputs, quantised_model))
             wanted = expected(_renamed(inputs, float_model))
+            alone = isolated({**wanted, **_compiled_values(matching.pairs, wanted, found)})
             for pair, one in zip(matching.pairs, statistics, strict=True):
-                one.update(wanted[pair.reference], found[pair.quantised.name])
+                one.update(wanted[pair.reference], found[pair.quantised.name], alone[pair.reference])
             if shared is not None:
                 same_output = same_output and all(
                     np.array_equal(value, found[name], equal_nan=True)
@@ -159,7 +161,7 @@ def compare(
         quantised=Path(library if library is not None else quantised).name,
         target=compiled_for,
         samples=samples,
-        tensors=_reports(Graph(float_model), matching, statistics),
+        tensors=_reports(matching.pairs, statistics),
         unmatched_quantised=matching.unmatched_quantised,
         unmatched_reference=matching.unmatched_reference,
         same_output=same_output,
@@ -212,6 +214,44 @@ def _float_function(model: ModelProto, pairs: Sequence[Pair], threads: int | Non
     return lambda arrays: {**arrays, **(function(arrays) if wanted else {})}
 
 
+def _isolated_function(model: ModelProto, pairs: Sequence[Pair], threads: int | None) -> Function:
+    """What gives each tensor of ``pairs`` as the float operators compute it from the compiled model's tensors.
+
+    Takes the compiled tensors under the names of the float model's plus :data:`_COMPILED`, and the model's inputs.
+    """
+    matched = {pair.reference for pair in pairs}
+    inputs = [value.name for value in model.graph.input]
+    computed = [pair.reference for pair in pairs if pair.reference not in inputs]
+    cut = _with_outputs(model, computed)
+    read = {name for node in cut.graph.node for name in node.input if name in matched}
+    for node in cut.graph.node:
+        node.input[:] = [name + _COMPILED if name in matched else name for name in node.input]
+    del cut.graph.input[:]
+    cut.graph.input.extend(value for value in model.graph.input if value.name not in matched)
+    cut.graph.input.extend(
+        helper.make_tensor_value_info(name + _COMPILED, TensorProto.FLOAT, None) for name in sorted(read)
+    )
+    wanted = {value.name for value in cut.graph.input}
+    _, function = onnxruntime_function(cut, threads, computed)
+
+    def call(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        given = {name: arrays[name] for name in inputs if name in matched}
+        fed = {name: value for name, value in arrays.items() if name in wanted}
+        return {**given, **(function(fed) if computed else {})}
+
+    return call
+
+
+def _compiled_values(
+    pairs: Sequence[Pair], expected: Mapping[str, Array], found: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The compiled tensors in the shapes that the float model has for them."""
+    return {
+        pair.reference + _COMPILED: np.resize(found[pair.quantised.name], expected[pair.reference].shape)
+        for pair in pairs
+    }
+
+
 def _probed(
     model: ModelProto, pairs: Sequence[Pair], target: str, folder: Path, threads: int | None, tell: Progress
 ) -> tuple[Function, str]:
@@ -249,30 +289,10 @@ def _renamed(inputs: Mapping[str, Array], model: ModelProto) -> dict[str, Array]
     return dict(inputs)
 
 
-def _reports(graph: Graph, matching: Matching, statistics: Sequence[Statistics]) -> tuple[TensorReport, ...]:
+def _reports(pairs: Sequence[Pair], statistics: Sequence[Statistics]) -> tuple[TensorReport, ...]:
     """Worst first."""
-    ratios = {one.name: one.noise_ratio for one in statistics}
-    reports = []
-    for position, (pair, one) in enumerate(zip(matching.pairs, statistics, strict=True)):
-        before = max((ratios[name] for name in _sources(graph, pair.reference, ratios)), default=0.0)
-        added = max(0.0, one.noise_ratio - before)
-        reports.append(TensorReport(pair.reference, pair.operator, pair.op_type, position, one.sqnr, added, one))
+    reports = [
+        TensorReport(pair.reference, pair.operator, pair.op_type, position, one.sqnr, one.added, one)
+        for position, (pair, one) in enumerate(zip(pairs, statistics, strict=True))
+    ]
     return tuple(sorted(reports, key=lambda report: (report.sqnr, report.position)))
-
-
-def _sources(graph: Graph, name: str, known: Container[str]) -> set[str]:
-    """The nearest tensors of ``known`` from which ``name`` is computed."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    producer = graph.producer(name)
-    pending = list(producer.inputs) if producer else []
-    while pending:
-        current = pending.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if current in known:
-            found.add(current)
-        elif (node := graph.producer(current)) is not None:
-            pending += node.inputs
-    return found

@@ -57,8 +57,8 @@ def to_html(result: Comparison) -> str:
 way, so the end is worse than the start even where no layer is at fault. A bar leads to its tensor.</p>
 {_bars([min(tensor.sqnr, _TOP) for tensor in ordered], ordered, None)}
 <h2>Noise that comes in at each tensor</h2>
-<p>Noise power in percent of the signal's, less that of the worst tensor it is computed from. This answers which layer
-broke it: the tallest bar is where to look.</p>
+<p>Noise power in percent of the signal's, against what the float operators make of the compiled model's own tensors
+before this one. This answers which layer broke it: the tallest bar is where to look. Cut at 200 %.</p>
 {_bars([100 * min(tensor.added, 2.0) for tensor in ordered], ordered, "added")}
 <h2>Tensors, worst first</h2>
 <p>Distribution: blue, the float model; red line, the compiled one; from the smallest to the largest value that the

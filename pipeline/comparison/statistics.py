@@ -17,6 +17,9 @@ MAX_DECIBEL = 200.0
 """Stands for infinity, which JSON does not have."""
 
 
+MAX_RATIO = 1e20
+
+
 @dataclass
 class Statistics:
     """Sums over all elements seen; memory does not depend on how many they are."""
@@ -26,6 +29,7 @@ class Statistics:
     count: int = 0
     signal: float = 0.0
     noise: float = 0.0
+    own_noise: float = 0.0
     norm: float = 0.0
     product: float = 0.0
     max_error: float = 0.0
@@ -33,8 +37,8 @@ class Statistics:
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, BINS), np.int64))
     """Of the float model and of the compiled one, over :attr:`span`; what lies outside is in the outermost bins."""
 
-    def update(self, expected: Array, actual: Array) -> None:
-        """Take one batch of both.
+    def update(self, expected: Array, actual: Array, isolated: Array) -> None:
+        """Take one batch: of the float model, of the compiled one, and what float operators make of the latter's.
 
         Raises:
             InputError: the sizes differ, or there is NaN or infinity.
@@ -54,6 +58,8 @@ class Statistics:
         self.product += float(x @ y)
         error = y - x
         self.noise += float(error @ error)
+        own = y - isolated.astype(np.float64).reshape(-1)
+        self.own_noise += float(own @ own)
         self.max_error = max(self.max_error, float(np.abs(error).max(initial=0.0)))
         self.saturated += saturated
         low, high = self.span
@@ -70,8 +76,13 @@ class Statistics:
 
     @property
     def noise_ratio(self) -> float:
-        """Noise power over signal power, at most 1e20."""
-        return min(1e20, self.noise / self.signal) if self.signal else 1e20 if self.noise else 0.0
+        """Noise power over signal power, at most :data:`MAX_RATIO`."""
+        return _ratio(self.noise, self.signal)
+
+    @property
+    def added(self) -> float:
+        """The same for the noise that comes in at this tensor alone."""
+        return _ratio(self.own_noise, self.signal)
 
     @property
     def sqnr(self) -> float:
@@ -107,3 +118,7 @@ class Statistics:
         below = (codes <= entry.low) & (wanted < entry.low - 0.5)
         above = (codes >= entry.high) & (wanted > entry.high + 0.5)
         return int(below.sum() + above.sum())
+
+
+def _ratio(noise: float, signal: float) -> float:
+    return min(MAX_RATIO, noise / signal) if signal else MAX_RATIO if noise else 0.0

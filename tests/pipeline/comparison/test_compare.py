@@ -1,0 +1,174 @@
+"""A whole comparison on the digits network: the broken layer is found, and the reports are whole."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import pipeline
+from pipeline.comparison import Comparison, compare, find_source
+from pipeline.comparison.html import to_html
+from pipeline.comparison.table import to_table
+from pipeline.data import describe_model, load_data
+from pipeline.errors import InputError, ModelError
+
+DIGITS = Path(__file__).resolve().parents[3] / "examples" / "digits"
+FLOAT, QDQ, IMAGES = DIGITS / "digits_fp32.onnx", DIGITS / "digits_qdq.onnx", DIGITS / "heldout.npz"
+BROKEN = "/blocks/blocks.1/body/body.2/body.2.1/BatchNormalization_output_0"
+
+
+def samples(count: int = 8):
+    return load_data(IMAGES, describe_model(FLOAT).inputs, samples=count)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "digits_qdq.onnx").write_bytes(QDQ.read_bytes())
+    return pipeline.compile(folder / "digits_qdq.onnx", output=folder / "digits.so")
+
+
+@pytest.fixture(scope="module")
+def result(library) -> Comparison:
+    return compare(FLOAT, QDQ, samples(), library=library)
+
+
+def broken_model(path: Path) -> Path:
+    """The quantised network with a scale four times too small: the tensor saturates."""
+    model = onnx.load(QDQ)
+    for tensor in model.graph.initializer:
+        if tensor.name == f"{BROKEN}_scale":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / np.float32(4), tensor.name))
+    onnx.save(model, path)
+    return path
+
+
+def test_sound_model(result):
+    """All 16 tensors, worst first; probing the model changes none of its bits."""
+    assert result.same_output is True
+    assert (len(result.tensors), result.samples) == (16, 8)
+    sqnr = [tensor.sqnr for tensor in result.tensors]
+    assert sqnr == sorted(sqnr)
+    assert sqnr[0] > 25
+    assert sorted(tensor.position for tensor in result.tensors) == list(range(16))
+    assert all(tensor.statistics.saturation < 0.01 for tensor in result.tensors)
+
+
+def test_final_tensor_is_that_of_the_library(result, library):
+    """The figures are of the compiled model: recomputed here from the library and onnxruntime."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session, model = onnxruntime.InferenceSession(FLOAT), pipeline.load(library)
+    signal = noise = 0.0
+    for inputs in samples():
+        expected, actual = session.run(None, inputs)[0].astype("float64"), model(inputs)
+        signal += float((expected**2).sum())
+        noise += float(((actual - expected) ** 2).sum())
+    (logits,) = [tensor for tensor in result.tensors if tensor.name == "logits"]
+    assert logits.sqnr == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
+
+
+def test_culprit_is_named(tmp_path):
+    """A range cut to a quarter is where the noise comes in, though later tensors are as noisy and amplify it."""
+    result = compare(FLOAT, broken_model(tmp_path / "q.onnx"), samples())
+    assert result.culprit is not None
+    assert result.culprit.name == BROKEN
+    assert result.culprit.statistics.saturation > 0.02
+    assert f"most noise comes in at {BROKEN}" in to_table(result)
+
+
+def test_table(result):
+    lines = to_table(result, 5).splitlines()
+    assert lines[0].split() == ["tensor", "operator", "SQNR", "dB", "adds", "cosine", "max", "error", "in", "steps",
+                                "saturated"]  # fmt: skip
+    assert lines[6] == "and 11 better ones; --all shows them"
+    assert "the same bits" in lines[-1]
+    assert len({len(line) for line in lines[1:6]}) == 1, "numbers are not below each other"
+
+
+def test_json(result):
+    text = json.dumps(result.to_json(), allow_nan=False)
+    data = json.loads(text)
+    assert data["same_output"] is True
+    assert len(data["tensors"]) == 16
+    assert data["tensors"][0]["sqnr_db"] <= data["tensors"][-1]["sqnr_db"]
+
+
+class Checker(html.parser.HTMLParser):
+    """Sees that tags are closed in order, and collects what a browser would fetch or follow."""
+
+    VOID = ("meta", "line", "rect", "polyline")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.counts: dict[str, int] = {}
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        values = dict(attrs)
+        self.ids |= {values["id"]} if "id" in values else set()
+        self.links += [values[name] for name in ("href", "src") if name in values]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag in self.VOID
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_page_needs_nothing_else(result):
+    """One file: no script, nothing fetched; every link leads to a row of the table."""
+    page = Checker()
+    page.feed(to_html(result))
+    assert not page.open
+    assert not {"script", "link", "img", "iframe"} & page.counts.keys()
+    assert set(page.links) == {f"#t{i}" for i in range(16)} == {f"#{name}" for name in page.ids}
+    assert page.counts["svg"] == 2 + 16
+    assert "nan" not in to_html(result).lower()
+
+
+def test_names_cannot_break_the_page(result):
+    """Names come from a model file, which may come from anywhere."""
+    from dataclasses import replace
+
+    evil = "<script>alert('x')</script>"
+    tensors = tuple(replace(tensor, name=evil, operator=evil, op_type=evil) for tensor in result.tensors)
+    assert "<script" not in to_html(replace(result, tensors=tensors, reference=evil, quantised=evil))
+
+
+def test_source_of_a_library(library, tmp_path):
+    assert find_source(library).name == "digits_qdq.onnx"
+    lonely = tmp_path / "digits.so"
+    lonely.write_bytes(library.read_bytes())
+    with pytest.raises(InputError, match="name it with --model"):
+        find_source(lonely)
+    (tmp_path / "digits_qdq.onnx").write_bytes(FLOAT.read_bytes())
+    with pytest.raises(InputError, match="name it with --model"):
+        find_source(lonely)
+
+
+def test_library_of_another_file(library):
+    with pytest.raises(InputError, match="was not compiled from"):
+        compare(FLOAT, FLOAT, samples(), library=library)
+
+
+def test_float_model_twice():
+    with pytest.raises(ModelError, match="no quantised tensor"):
+        compare(FLOAT, FLOAT, samples())
+
+
+def test_no_samples():
+    with pytest.raises(InputError, match="no samples"):
+        compare(FLOAT, QDQ, [])

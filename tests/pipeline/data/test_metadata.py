@@ -1,0 +1,71 @@
+"""What a model file says of itself."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import pipeline
+from pipeline.data import METADATA_KEY, InputSpec, Preprocessing, describe_model, store_preprocessing
+from pipeline.errors import InputError, ModelError
+
+RECIPE = Preprocessing((6, 8), 6, "centre", (0.0,) * 3, (1.0,) * 3, 1.0, "nchw", "bgr")
+
+
+@pytest.fixture
+def model(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 6, 8]),
+            helper.make_tensor_value_info("w", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 6, 8])],
+        [helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(made, {"source": "here"})
+    onnx.save(made, tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def test_inputs_without_weights(model):
+    """Old files list weights among the inputs."""
+    assert describe_model(model).inputs == (InputSpec("x", (None, 3, 6, 8), "float32"),)
+    assert describe_model(model).preprocessing is None
+
+
+def test_recipe_is_kept_from_file_to_library(model, tmp_path):
+    """Stored once, replaced by a second, and in the library as well; other metadata stays."""
+    store_preprocessing(model, Preprocessing((1, 1), 1, "squash", (0.0,), (1.0,), 1.0, "nhwc", "rgb"))
+    store_preprocessing(model, RECIPE)
+    assert describe_model(model).preprocessing == RECIPE
+    assert sorted(entry.key for entry in onnx.load(model).metadata_props) == [METADATA_KEY, "source"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    library = pipeline.compile(model, output=tmp_path / "m.so")
+    assert describe_model(library).preprocessing == RECIPE
+    assert describe_model(library).inputs == (InputSpec("x", (1, 3, 6, 8), "float32"),)
+
+
+def test_bad_recipe_in_a_file(model, tmp_path):
+    loaded = onnx.load(model)
+    helper.set_model_props(loaded, {METADATA_KEY: "{}"})
+    onnx.save(loaded, model)
+    with pytest.raises(ModelError, match=r"metadata 'octet.preprocessing' makes no sense"):
+        describe_model(model)
+    with pytest.raises(ModelError, match="makes no sense"):
+        pipeline.compile(model, output=tmp_path / "m.so")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x08\x08"], ids=["empty", "text", "no graph"])
+def test_no_model(tmp_path, data):
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(ModelError, match=r"m.onnx"):
+        describe_model(tmp_path / "m.onnx")
+
+
+def test_missing_model(tmp_path):
+    with pytest.raises(InputError, match="No such file"):
+        describe_model(tmp_path / "none.onnx")
