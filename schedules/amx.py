@@ -23,6 +23,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
 from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, padded_channels
+from .surround import surrounded, view
 
 TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
 """A tile register has 16 rows of 64 bytes: 16 int32 sums, or 16 channels of 4 weights."""
@@ -39,9 +40,6 @@ the result is written, and a residual read, in whole cache lines. Larger weights
 
 PIXEL_SHARES, GROUPS_A_SHARE = 4, 4
 """Parts into which the pixels are cut at least, for the threads to share, and the groups of tiles in a part at most."""
-
-COPY_BYTES = 64
-"""Bytes of one vector move."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
             extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in epilogue_arguments(problem)]
             result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
             builder.func_attr({"tirx.noalias": True})
-            image, image_width = _surrounded(x, problem) if any(problem.padding) else (x, problem.w)
+            image, image_width = surrounded(x, problem) if any(problem.padding) else (x, problem.w)
             _tiles(problem, plan, image, image_width, weight, _row_of_pixels(extra), _row_of_pixels([result])[0])
         return ib.get()
 
@@ -142,58 +140,9 @@ def _row_of_pixels(buffers: list[Any]) -> list[Any]:
     for buffer in buffers:
         shape = [int(d) for d in buffer.shape]
         if len(shape) == 4:
-            shape = [1, 1, shape[0] * shape[1] * shape[2], shape[3]]
-            buffer = builder.decl_buffer(shape, str(buffer.dtype), data=buffer.data)
+            buffer = view(buffer, (1, 1, shape[0] * shape[1] * shape[2], shape[3]))
         views.append(buffer)
     return views
-
-
-def _surrounded(x: Any, problem: Conv2d) -> tuple[Any, int]:
-    """A copy of ``x`` with the zero point around it, as (N, rows, columns, channels), and its columns."""
-    top, left, bottom, right = problem.padding
-    rows, columns, channels = problem.h + top + bottom, problem.w + left + right, problem.x_channels
-    copy = builder.alloc_buffer((problem.n, rows, columns * channels), "uint8")
-    source = builder.decl_buffer((problem.n, problem.h, problem.w * channels), "uint8", data=x.data)
-    outside = tirx.const(problem.x_zero_point, "uint8")
-    with builder.parallel(0, problem.n * rows) as row:
-        image, y = row // rows, row % rows
-        inside = tirx.all(y >= top, y < top + problem.h)
-        with builder.If(inside):
-            with builder.Then():
-                _fill(copy, (image, y), 0, left * channels, lambda _at, size: _lanes(outside, size))
-                _fill(
-                    copy,
-                    (image, y),
-                    left * channels,
-                    problem.w * channels,
-                    lambda at, size: source[image, y - top, _ramp(at, size)],
-                )
-                end = (left + problem.w) * channels
-                _fill(copy, (image, y), end, right * channels, lambda _at, size: _lanes(outside, size))
-            with builder.Else():
-                _fill(copy, (image, y), 0, columns * channels, lambda _at, size: _lanes(outside, size))
-    return copy, columns
-
-
-def _lanes(value: Expr, size: int) -> Expr:
-    return value if size == 1 else tirx.Broadcast(value, size)
-
-
-def _ramp(start: Expr | int, size: int) -> Expr | int:
-    return start if size == 1 else tirx.Ramp(start, 1, size)
-
-
-def _fill(target: Any, row: tuple[Expr, ...], first: int, count: int, value: Any) -> None:
-    """``target[row, first + i] = value(i)`` for ``count`` bytes, in vectors as long as they go."""
-    start, size = 0, COPY_BYTES
-    while start < count:
-        while size > count - start:
-            size //= 2
-        moves = (count - start) // size
-        with builder.serial(0, moves) as move:
-            at = start + move * size
-            builder.buffer_store(target, value(at, size), [*row, _ramp(first + at, size)])
-        start += moves * size
 
 
 def _intrinsic(name: str, *args: Any) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm.s_tir import Schedule
 
-from . import amx
+from . import amx, depthwise
 from .compute.conv2d import (
     Conv2d,
     channel_span,
@@ -64,6 +64,8 @@ def convolution(problem: Conv2d, dot: DotProduct) -> tvm.tirx.PrimFunc:
     """The scheduled kernel of a convolution or fully connected layer; see ``compute.conv2d`` for its arguments."""
     if dot.matrix_unit and amx.supports(problem):
         return amx.conv2d(problem)
+    if dot.interleaves and depthwise.supports(problem):
+        return depthwise.depthwise_conv2d(problem)
     schedule = schedule_depthwise_conv2d if problem.depthwise else schedule_conv2d
     return schedule(problem, dot).mod["main"]
 
@@ -71,6 +73,8 @@ def convolution(problem: Conv2d, dot: DotProduct) -> tvm.tirx.PrimFunc:
 def convolution_constants(problem: Conv2d, dot: DotProduct, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """(weight, bias, multiplier[, weight zero points]) of the model, packed as :func:`convolution` wants them."""
     weight, *vectors = arrays
+    if dot.interleaves and depthwise.supports(problem):
+        return [depthwise.pack_weight(weight, problem), *(depthwise.pack_channels(v, problem) for v in vectors)]
     if dot.matrix_unit and amx.supports(problem):
         packed = amx.pack_weight(weight, problem)
     elif problem.depthwise:

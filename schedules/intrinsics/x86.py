@@ -27,6 +27,7 @@ class DotProduct:
         registers: vector registers of the instruction set.
         cycles: of one dot product where nothing else limits.
         matrix_unit: whether the CPU also has AMX, for the convolutions that it suits.
+        interleaves: whether it has AVX512-BW and VNNI, for the depthwise convolutions that those suit.
     """
 
     intrinsic: str
@@ -37,6 +38,7 @@ class DotProduct:
     registers: int
     cycles: float
     matrix_unit: bool = False
+    interleaves: bool = False
 
 
 def _vnni(lanes: int, llvm_name: str):  # type: ignore[no-untyped-def]
@@ -123,11 +125,12 @@ def _register(name: str, make: Callable[..., Any], lanes: int, llvm_name: str) -
 
 DOT_PRODUCTS = {
     "amx": DotProduct(
-        "octet.dot_16x4_u8s8s32_avx512vnni", 16, 4, "uint8", "int8", 32, 0.5, matrix_unit=True,
+        "octet.dot_16x4_u8s8s32_avx512vnni", 16, 4, "uint8", "int8", 32, 0.5,
+        matrix_unit=True, interleaves=True,
     ),
     "avx512vnni": DotProduct(
         _register("octet.dot_16x4_u8s8s32_avx512vnni", _vnni, 16, "llvm.x86.avx512.vpdpbusd.512"),
-        16, 4, "uint8", "int8", 32, 0.5,
+        16, 4, "uint8", "int8", 32, 0.5, interleaves=True,
     ),
     "avxvnni": DotProduct(
         _register("octet.dot_8x4_u8s8s32_avxvnni", _vnni, 8, "llvm.x86.avx512.vpdpbusd.256"),
