@@ -19,6 +19,7 @@ from pipeline.errors import OctetError
 _VERBS = (quantize, compile, run, accuracy, compare, bench, inspect)
 _EPILOG = """\
 a first session:
+  octet quantize float.onnx --data images/ -o model.onnx    if it is not quantised yet
   octet inspect model.onnx                    what will run as integers, what will not, and why
   octet compile model.onnx -o model.so        for this machine; --target for another
   octet run model.so photo.jpg --top-k 5

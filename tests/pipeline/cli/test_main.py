@@ -12,7 +12,7 @@ import pipeline
 from pipeline.cli.main import main, parser
 from pipeline.errors import CompileError, ModelError
 
-VERBS = ("compile", "run", "bench", "inspect")
+VERBS = ("quantize", "compile", "run", "accuracy", "compare", "bench", "inspect")
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_help_has_examples(capsys, verb):
 
 
 def test_libraries_are_code_says_every_page_that_runs_one(capsys):
-    for arguments in ([], ["run"], ["bench"]):
+    for arguments in ([], ["run"], ["bench"], ["accuracy"], ["compare"]):
         with pytest.raises(SystemExit):
             main([*arguments, "--help"])
         assert "trust" in capsys.readouterr().out

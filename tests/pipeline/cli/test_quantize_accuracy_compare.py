@@ -1,0 +1,153 @@
+"""``octet quantize``, ``accuracy`` and ``compare``: a user's way from a float model to a trusted library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from pipeline.cli.main import main
+from pipeline.data import describe_model
+
+DIGITS = Path(__file__).resolve().parents[3] / "examples" / "digits"
+FLOAT, IMAGES = DIGITS / "digits_fp32.onnx", DIGITS / "heldout.npz"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with q.onnx, made with pixels of another scale than the default, and q.so."""
+    folder = tmp_path_factory.mktemp("made")
+    arguments = ["--data", IMAGES, "--samples", 100, "--scale", "1/256", "--batch", 20]
+    assert octet("quantize", FLOAT, *arguments, "-o", folder / "q.onnx") == 0
+    assert octet("compile", folder / "q.onnx", "-o", folder / "q.so") == 0
+    return folder
+
+
+def octet(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_quantised_file_is_as_good(made, capsys):
+    """Float, quantised and compiled: one accuracy, and the recipe of quantising is used without being said again."""
+    results = {}
+    for model in (FLOAT, made / "q.onnx", made / "q.so"):
+        recipe = ["--scale", "1/256"] if model == FLOAT else []
+        report = made / "report.json"
+        assert octet("accuracy", model, "--data", IMAGES, "--json", report, "--reference", FLOAT, *recipe) == 0
+        assert "(pixel * 0.00390625 - 0) / 1" in capsys.readouterr().err
+        results[model.name] = json.loads(report.read_text())
+    assert {result["engine"] for result in results.values()} == {"onnxruntime", "octet"}
+    assert results["q.onnx"]["right"] == results["q.so"]["right"]
+    assert results["q.so"]["top1"] >= results["digits_fp32.onnx"]["top1"] - 0.6
+    assert results["q.so"]["agreement"] >= 99
+    assert results["digits_fp32.onnx"]["agreement"] == 100
+
+
+def test_what_quantize_says(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert octet("quantize", FLOAT, "--data", IMAGES, "--samples", 8, "--skip-last", 1, "--exclude", "stem") == 0
+    out = capsys.readouterr().out
+    assert "digits_fp32_q.onnx: 0.1 MB" in out
+    assert "calibrated on 8 samples" in out
+    assert "quantised: 8 of 10 layers with weights" in out
+    assert "float: /stem/stem.0/stem.0.0/Conv (Conv)" in out
+    assert describe_model("digits_fp32_q.onnx").preprocessing is not None
+
+
+def test_options_reach_the_quantiser(tmp_path):
+    """Each option changes the file as its help says."""
+    arguments = ["--data", IMAGES, "--samples", 4, "-o", tmp_path / "q.onnx", "--activations", "s8", "--symmetric",
+                 "--weights", "per-tensor", "--weight-bits", 4, "--observer", "percentile",
+                 "--observer-option", "percentile=99.5", "--outputs", "float"]  # fmt: skip
+    assert octet("quantize", FLOAT, *arguments) == 0
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    activations = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert {values[node.input[2]].dtype for node in activations} == {np.dtype("int8")}
+    assert {int(values[node.input[2]]) for node in activations} == {0}
+    assert not [
+        node for node in graph.node if graph.output[0].name in node.output and node.op_type == "DequantizeLinear"
+    ]
+    weights = [
+        node for node in graph.node if node.op_type == "DequantizeLinear" and values.get(node.input[0]) is not None
+    ]
+    kernels = [node for node in weights if values[node.input[0]].ndim == 4]
+    assert all(values[node.input[1]].size == 1 for node in kernels)
+    assert all(np.abs(values[node.input[0]]).max() <= 8 for node in kernels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--observer", "best"], "observer 'best' is unknown"),
+        (["--observer-option", "percentile"], "write NAME=NUMBER"),
+        (["--exclude", "("], "is no regular expression"),
+        (["--samples", "0"], "0 samples"),
+        (["--size", "8"], "takes 16 x 16 pixels"),
+        (["--data", "none"], "there is no such file or folder"),
+        (["-o", "none/q.onnx"], "none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_quantize_refuses(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    data = [] if "--data" in arguments else ["--data", IMAGES]
+    assert octet("quantize", FLOAT, *data, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_with_an_unreadable_image(made, tmp_path, capsys):
+    """Skipped, counted and said; the rest is measured."""
+    with np.load(IMAGES) as archive:
+        for i in range(11):
+            Image.fromarray(archive["images"][i]).save(tmp_path / f"{i}.png")
+        lines = [f"{i}.png {label}" for i, label in enumerate(archive["labels"][:11])]
+    (tmp_path / "4.png").write_bytes(b"")
+    (tmp_path / "labels.txt").write_text("\n".join(lines))
+    assert octet("accuracy", made / "q.so", "--data", tmp_path, "--per-class") == 0
+    captured = capsys.readouterr()
+    assert "1 of 11 images left out" in captured.err
+    assert "10 samples, 10 with a class" in captured.out
+    assert "class  samples     right  wrongly" in captured.out
+
+
+def test_compare_a_library(made, capsys):
+    reports = ["--json", made / "c.json", "--html", made / "c.html"]
+    assert octet("compare", FLOAT, made / "q.so", "--data", IMAGES, "--samples", 4, *reports) == 0
+    out = capsys.readouterr().out
+    assert "the library's outputs and those of the model compared here are the same bits" in out
+    assert "q.so for" in out
+    assert json.loads((made / "c.json").read_text())["samples"] == 4
+    assert (made / "c.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("quantised", "arguments", "message"),
+    [
+        ("q.onnx", ["--model", "q.onnx"], "--model goes with a library"),
+        ("q.so", ["--target", "llvm"], "--target goes with an ONNX file"),
+        ("q.so", ["--model", str(FLOAT)], "was not compiled from"),
+        ("none.so", [], "cannot read"),
+    ],
+    ids=["model", "target", "other model", "missing"],
+)
+def test_compare_refuses(made, capsys, quantised, arguments, message):
+    assert octet("compare", FLOAT, made / quantised, "--data", IMAGES, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bench_on_real_data(made, capsys):
+    assert octet("bench", made / "q.so", "--data", IMAGES, "--samples", 1, "--seconds", 0.1, "--warmup", 0) == 0
+    captured = capsys.readouterr()
+    assert "shorter side to 16" in captured.err
+    assert "p50" in captured.out
+
+
+def test_inspect_shows_the_recipe(made, capsys):
+    assert octet("inspect", made / "q.so") == 0
+    assert "images         shorter side to 16, centre 16x16, 1 channel" in capsys.readouterr().out
