@@ -59,13 +59,13 @@ def main(options: argparse.Namespace) -> None:
             progress=lambda share: progress("running", share),
         )
     tell_data(data)
-    print(describe(result, options.model, options.reference))
     if options.json:
         files = {"model": Path(options.model).name, "engine": network.engine}
         if options.reference:
             files["reference"] = Path(options.reference).name
         text = json.dumps({**files, **result.to_json()}, indent=2) + "\n"
         write_beside(options.json, lambda file: file.write(text.encode()))
+    print(describe(result, options.model, options.reference))
 
 
 def describe(result: Accuracy, model: str, reference: str | None) -> str:

@@ -67,13 +67,13 @@ def main(options: argparse.Namespace) -> None:
             progress=progress,
         )
     tell_data(data)
-    print(to_table(result, None if options.all else SHOWN))
     if options.json:
         text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
         write_beside(options.json, lambda file: file.write(text.encode()))
     if options.html:
         page = to_html(result)
         write_beside(options.html, lambda file: file.write(page.encode()))
+    print(to_table(result, None if options.all else SHOWN))
 
 
 def _description(reference: str, quantised: str) -> ModelDescription:
