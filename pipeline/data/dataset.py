@@ -19,8 +19,6 @@ from pipeline.errors import InputError
 MAX_UNREADABLE = 0.1
 """The largest share of images that may be unreadable: above it, the data set is not the one that was meant."""
 
-Progress = Callable[[str, float], None]
-
 
 @dataclass(frozen=True)
 class Batch:
