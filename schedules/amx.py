@@ -191,11 +191,12 @@ def _tiles(
                 for k in range(plan.pixel_tiles)
             ]
             _accumulate(problem, plan, image, image_width, weight, [s[0] for s in starts], first_block)
+            for slot in range(plan.pixel_tiles * plan.channel_tiles):
+                address = T.address_of(sums[slot, 0, 0])
+                _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
             for k, (_, pixel) in enumerate(starts):
                 for b in range(plan.channel_tiles):
                     slot = k * plan.channel_tiles + b
-                    address = T.address_of(sums[slot, 0, 0])
-                    _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
                     _epilogue(problem, plan, sums, slot, pixel, (first_block + b) * LANES, extra, result)
         _intrinsic("tilerelease")
 

@@ -40,10 +40,13 @@ def round_to_uint8(value: Expr, output: Output) -> Expr:
     """``clamp(round_half_even(value), qmin - zp, qmax - zp) + zp`` of a float32, as uint8. NaN gives ``qmin``."""
     low, high = output.qmin - output.zero_point, output.qmax - output.zero_point
     clamped = tirx.min(tirx.max(value, float32(low)), float32(high))
-    # An even zero point goes into the constant, where it keeps ties even; an odd one would not.
-    in_constant = output.zero_point if output.zero_point % 2 == 0 else 0
-    bits = tirx.reinterpret("int32", clamped + float32(ROUNDING_MAGIC + in_constant))
-    return (bits + tirx.const(output.zero_point - in_constant, "int32")).astype("uint8")
+    # An even zero point may go into the constant, where it keeps ties even. An odd one is added after the rounding, as
+    # a float: the sum is exact, and an integer addition would be done on bytes, which costs a detour through shuffles.
+    if output.zero_point % 2 == 0:
+        shifted = clamped + float32(ROUNDING_MAGIC + output.zero_point)
+    else:
+        shifted = (clamped + float32(ROUNDING_MAGIC)) + float32(output.zero_point)
+    return tirx.reinterpret("int32", shifted).astype("uint8")
 
 
 def finish(value: Expr, multiplier: Expr, output: Output) -> Expr:
