@@ -1,1 +1,1 @@
-"""Octet's integer operators, as Relax operators."""
+"""Octet's integer operators as Relax operators, and the graph that passes read and rebuild."""

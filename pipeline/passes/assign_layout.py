@@ -21,9 +21,9 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import Graph, Rewriter, numpy_of, op_name
 from pipeline.ir.operators import Output, make, shape_of
 from pipeline.passes.fuse_epilogues import output_of, stages_of
-from pipeline.passes.integer.graph import Graph, Rewriter, numpy_of, op_name
 from schedules.compute.conv2d import CHANNEL_BLOCK, padded_channels
 from schedules.compute.layout import stored_array, stored_shape
 

@@ -16,9 +16,9 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import Graph, Rewriter, numpy_of, op_name
 from pipeline.ir.operators import shape_of
 from pipeline.passes.fuse_epilogues import output_of, stages_of
-from pipeline.passes.integer.graph import Graph, Rewriter, numpy_of, op_name
 from pipeline.targets import DeployTarget
 from schedules import simple, x86
 from schedules.compute import conv2d as conv

@@ -16,8 +16,8 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import Graph, Rewriter, op_name
 from pipeline.ir.operators import shape_of
-from pipeline.passes.integer.graph import Graph, Rewriter, op_name
 from schedules.compute.arithmetic import Output
 from schedules.compute.stages import Add, Lookup, Multiply, Requantize, Stage, stages_from_json, stages_to_json
 

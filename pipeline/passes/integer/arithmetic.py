@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from pipeline.passes.integer.graph import dtype_of, op_name
+from pipeline.ir.graph import dtype_of, op_name
 
 Array = NDArray[Any]
 

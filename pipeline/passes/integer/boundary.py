@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
-from pipeline.passes.integer.graph import Graph, Rewriter, dtype_of, op_name
+from pipeline.ir.graph import Graph, Rewriter, dtype_of, op_name
 from pipeline.passes.integer.quantization import DEQUANTIZE, QUANTIZE, Quantization, constant_operand, per_tensor
 
 

@@ -23,9 +23,9 @@ import tvm
 import tvm_ffi
 from tvm import relax, topi
 
+from pipeline.ir.graph import Constant, Graph, Rewriter, dtype_of, numpy_of, op_name, static_shape
 from pipeline.passes.integer.arithmetic import ELEMENTWISE, evaluate, tensor_operands
 from pipeline.passes.integer.clamp import clamp_of
-from pipeline.passes.integer.graph import Constant, Graph, Rewriter, dtype_of, numpy_of, op_name, static_shape
 from pipeline.passes.integer.quantization import ENCODABLE, QUANTIZE, constant_operand, quantize_codes
 
 FOLD_LIMIT = 1 << 26

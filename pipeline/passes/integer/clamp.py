@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm import relax
 
-from pipeline.passes.integer.graph import numpy_of, op_name, static_shape
+from pipeline.ir.graph import numpy_of, op_name, static_shape
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from pipeline.passes.integer.graph import Rewriter, numpy_of, static_shape
+from pipeline.ir.graph import Rewriter, numpy_of, static_shape
 from pipeline.passes.integer.linear import Bias, quantized_bias
 from pipeline.passes.integer.quantization import Quantization, QuantizedConstant, constant_operand, uint8_source
 from pipeline.passes.integer.report import Report

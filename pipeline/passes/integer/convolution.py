@@ -18,8 +18,8 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import op_name, static_shape
 from pipeline.passes.integer.context import Context
-from pipeline.passes.integer.graph import op_name, static_shape
 from pipeline.passes.integer.linear import INT8, Bias, linear, no_bias
 from pipeline.passes.integer.quantization import ENCODABLE, QuantizedConstant
 from pipeline.passes.integer.target import Refusal, Target

@@ -12,7 +12,7 @@ from typing import Any
 from tvm import relax
 
 from pipeline.ir import operators
-from pipeline.passes.integer.graph import dtype_of, op_name, static_shape
+from pipeline.ir.graph import dtype_of, op_name, static_shape
 from pipeline.passes.integer.windows import as_image, as_shape_of, window_of
 
 ONE_TENSOR = frozenset(
@@ -65,7 +65,7 @@ def moved_tensors(call: relax.Call) -> list[relax.Expr]:
 
 
 Emit = Callable[[relax.Expr, str], relax.Expr]
-"""Binds an expression to a variable of that name, such as :meth:`pipeline.passes.integer.graph.Rewriter.emit`."""
+"""Binds an expression to a variable of that name, such as :meth:`pipeline.ir.graph.Rewriter.emit`."""
 
 
 def move(

@@ -15,8 +15,8 @@ import numpy as np
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import numpy_of, op_name, static_shape
 from pipeline.passes.integer.context import Context
-from pipeline.passes.integer.graph import numpy_of, op_name, static_shape
 from pipeline.passes.integer.linear import INT32, U8_MAX, Bias, linear, no_bias
 from pipeline.passes.integer.quantization import ENCODABLE, Quantization, QuantizedConstant
 from pipeline.passes.integer.target import Refusal, Target

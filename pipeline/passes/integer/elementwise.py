@@ -11,8 +11,8 @@ from __future__ import annotations
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import op_name
 from pipeline.passes.integer.context import Context
-from pipeline.passes.integer.graph import op_name
 from pipeline.passes.integer.quantization import Quantization
 from pipeline.passes.integer.target import Refusal, Target
 

@@ -15,8 +15,8 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import Graph, Rewriter, dtype_of, op_name
 from pipeline.passes.integer.data_movement import is_movement, move, moved_tensors
-from pipeline.passes.integer.graph import Graph, Rewriter, dtype_of, op_name
 from pipeline.passes.integer.quantization import DEQUANTIZE, INT8_TO_UINT8, QUANTIZE, Quantization, per_tensor
 
 

@@ -13,9 +13,9 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import Graph, Rewriter, dtype_of, numpy_of, op_name, operands
 from pipeline.ir.operators import Output
 from pipeline.passes.integer.context import Context
-from pipeline.passes.integer.graph import Graph, Rewriter, dtype_of, numpy_of, op_name, operands
 from pipeline.passes.integer.islands import LAYERS_WITH_BIAS, biased_layer, lower_anchor
 from pipeline.passes.integer.report import Report
 from pipeline.passes.integer.target import Refusal, Target

@@ -18,6 +18,7 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import Graph, Rewriter, op_name, static_shape
 from pipeline.passes.integer.arithmetic import ELEMENTWISE
 from pipeline.passes.integer.clamp import clamp_of
 from pipeline.passes.integer.context import Context, Rule
@@ -33,7 +34,6 @@ from pipeline.passes.integer.data_movement import (
 )
 from pipeline.passes.integer.dense import MATMUL, lower_matmul
 from pipeline.passes.integer.elementwise import lower_add, lower_multiply
-from pipeline.passes.integer.graph import Graph, Rewriter, op_name, static_shape
 from pipeline.passes.integer.linear import Bias
 from pipeline.passes.integer.pooling import lower_avg_pool, lower_mean
 from pipeline.passes.integer.quantization import QUANTIZE, Quantization, code_of, per_tensor

@@ -16,7 +16,7 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
-from pipeline.passes.integer.graph import Graph, Rewriter, op_name
+from pipeline.ir.graph import Graph, Rewriter, op_name
 from pipeline.passes.integer.table import is_tabular, table_of
 
 _WITH_RANGE = frozenset(

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import op_name, static_shape
 from pipeline.passes.integer.context import Context
-from pipeline.passes.integer.graph import op_name, static_shape
 from pipeline.passes.integer.linear import INT32, U8_MAX
 from pipeline.passes.integer.target import Refusal, Target
 from pipeline.passes.integer.windows import Window, as_image, as_shape_of, window_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from pipeline.errors import ModelError
-from pipeline.passes.integer.graph import Constant, dtype_of, numpy_of, op_name
+from pipeline.ir.graph import Constant, dtype_of, numpy_of, op_name
 
 QUANTIZE = "relax.quantize"
 DEQUANTIZE = "relax.dequantize"

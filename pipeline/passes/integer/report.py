@@ -9,7 +9,7 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
-from pipeline.passes.integer.graph import Graph, dtype_of, op_name, operands, static_shape
+from pipeline.ir.graph import Graph, dtype_of, op_name, operands, static_shape
 from pipeline.passes.integer.quantization import DEQUANTIZE, QUANTIZE
 
 INTEGER = "integer"

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import Graph, Rewriter, op_name, static_shape
 from pipeline.passes.integer.clamp import Interval, clamp_of
 from pipeline.passes.integer.data_movement import MANY_TENSORS, is_movement, move, moved_tensors
-from pipeline.passes.integer.graph import Graph, Rewriter, op_name, static_shape
 from pipeline.passes.integer.quantization import (
     Quantization,
     QuantizedConstant,

@@ -6,8 +6,8 @@ import numpy as np
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import op_name, static_shape
 from pipeline.passes.integer.context import Context
-from pipeline.passes.integer.graph import op_name, static_shape
 from pipeline.passes.integer.target import Refusal, Target
 
 

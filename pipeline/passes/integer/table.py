@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import numpy_of, op_name, static_shape
 from pipeline.passes.integer.arithmetic import ELEMENTWISE, evaluate, tensor_operands
 from pipeline.passes.integer.context import Context
-from pipeline.passes.integer.graph import numpy_of, op_name, static_shape
 from pipeline.passes.integer.quantization import Quantization, quantize_codes
 from pipeline.passes.integer.target import Target
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import relax
 
-from pipeline.passes.integer.graph import op_name, static_shape
+from pipeline.ir.graph import op_name, static_shape
 
 
 @dataclass(frozen=True)

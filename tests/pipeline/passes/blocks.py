@@ -11,8 +11,8 @@ import tvm
 from tvm import relax
 
 from pipeline.ir import operators
+from pipeline.ir.graph import Graph, op_name
 from pipeline.ir.operators import Output, shape_of
-from pipeline.passes.integer.graph import Graph, op_name
 from schedules.compute.arithmetic import Output as StageOutput
 from schedules.compute.stages import Add, Lookup, Multiply, Requantize, Stage, stages_to_json
 from tests.octet_runner import Array, Body, module_of
