@@ -25,6 +25,9 @@ from pipeline.quantization.onnxruntime_session import Feed, Session
 RUN_BYTES = 96 * 2**20
 """Two runs are alive at a time: the one that is observed and the one that is computed."""
 
+RUN_SAMPLES = 64
+"""What the model holds meanwhile must stay small too, which depends on more than the tensors asked for."""
+
 UNKNOWN_BYTES = RUN_BYTES
 """Taken for a tensor whose size shape inference cannot tell: it gets runs of its own."""
 
@@ -53,8 +56,9 @@ class Tensors:
         sizes = _sizes(model, {name: value.shape for name, value in first.items()}, computed)
         samples = size_of(first)
         self._piece = samples
-        if feeds.is_divisible and sum(sizes.values()) > RUN_BYTES:
-            self._piece = max(1, int(samples * RUN_BYTES / sum(sizes.values())))
+        if feeds.is_divisible:
+            within = samples * RUN_BYTES // max(sum(sizes.values()), 1)
+            self._piece = max(1, min(samples, RUN_SAMPLES, within))
         share = self._piece / samples
         self._sessions = [
             Session(_with_outputs(model, chunk), chunk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,15 +40,15 @@ class Encoding:
     layers: dict[str, LayerEncoding]
 
 
-def make_observers(placement: Placement, options: Options, inputs: Sequence[str]) -> dict[int, Observer]:
+def make_observers(graph: Graph, placement: Placement, options: Options) -> dict[int, Observer]:
     """By index of the group, the observer of each group that is watched: neither fixed nor overridden."""
+    edges = {value.name for value in (*graph.inputs, *graph.outputs)}
     observers: dict[int, Observer] = {}
     for index, group in enumerate(placement.groups):
         wish = _override(group, options)
         if not group.sources or (wish is not None and wish.observer is None):
             continue
-        from_input = any(name in inputs for name in group.sources)
-        name = options.input_observer if from_input else options.observer
+        name = options.io_observer if edges.intersection(group.members) else options.observer
         own = options.observer_options if name == options.observer else {}
         if wish is not None and wish.observer is not None:
             name, own = wish.observer, {}

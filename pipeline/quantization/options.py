@@ -29,9 +29,9 @@ OUTPUTS = ("float", "quantized")
 class Options:
     """How to quantise; the fields are the arguments of :func:`pipeline.quantize` that carry these names."""
 
-    observer: str = "minmax"
+    observer: str = "mse"
     observer_options: Mapping[str, Any] = field(default_factory=dict)
-    input_observer: str = "minmax"
+    io_observer: str = "minmax"
     activations: str = "u8"
     symmetric: bool = False
     weights: str = "per-channel"
@@ -49,7 +49,7 @@ class Options:
 
     def __post_init__(self) -> None:
         _choice("observer", self.observer, tuple(OBSERVERS))
-        _choice("input_observer", self.input_observer, tuple(OBSERVERS))
+        _choice("io_observer", self.io_observer, tuple(OBSERVERS))
         _choice("activations", self.activations, tuple(ACTIVATIONS))
         _choice("weights", self.weights, GRANULARITIES)
         _choice("weight_range", self.weight_range, (*WEIGHT_RANGES, None))
@@ -75,7 +75,7 @@ class Options:
     def to_json(self) -> dict[str, Any]:
         """What a model file says about how it was made: every choice but the overrides."""
         names = (
-            "observer input_observer activations symmetric weights weight_bits outputs skip_first skip_last equalize "
+            "observer io_observer activations symmetric weights weight_bits outputs skip_first skip_last equalize "
             "bias_correction rounding"
         )
         return {name: getattr(self, name) for name in names.split()}

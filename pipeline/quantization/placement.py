@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,15 +72,21 @@ class Placement:
     """Names of all nodes with weights, selected or not, in order."""
 
 
-def place(graph: Graph, options: Options) -> Placement:
-    """Decide. Raises ModelError for a model without weights, InputError where the options select nothing."""
-    return _Placer(graph, options).place()
+def place(graph: Graph, options: Options, *, keep_float: Collection[str] = (), only: str | None = None) -> Placement:
+    """Decide. Raises ModelError for a model without weights, InputError where the options select nothing.
+
+    ``keep_float``: names of layers that stay float besides those that the options leave out. ``only``: the one node
+    with a scale of its own that is quantised; what passes its values on goes with it.
+    """
+    return _Placer(graph, options, keep_float, only).place()
 
 
 class _Placer:
-    def __init__(self, graph: Graph, options: Options) -> None:
+    def __init__(self, graph: Graph, options: Options, keep_float: Collection[str], only: str | None) -> None:
         self.graph = graph
         self.options = options
+        self.keep_float = keep_float
+        self.only = only
         self.roles = {node: role_of(graph, node) for node in graph.nodes}
         self.bias_adds = self._bias_adds()
         self.roots: dict[str, str] = {}
@@ -98,7 +104,7 @@ class _Placer:
         self._activate(selected)
         self._deactivate_dead_ends()
         layers = [self._layer(node) for node, role in self.active.items() if role is Role.LAYER]
-        if not layers:
+        if not layers and not self.keep_float and self.only is None:
             raise InputError(
                 f"include, exclude, skip_first, skip_last and overrides leave none of the {len(candidates)} layers to "
                 f"quantise; their names are {', '.join(candidates[:8])}{', ...' if len(candidates) > 8 else ''}."
@@ -138,7 +144,7 @@ class _Placer:
         unknown = sorted(set(options.overrides.layers) - {node.name for node in nodes})
         if unknown:
             raise InputError(f"overrides: the model has no node {unknown[0]!r}.")
-        left_out |= {node for node in nodes if node.name in self._kept_float()}
+        left_out |= {node for node in nodes if node.name in self._kept_float() or self._is_other(node)}
         for option, expressions in (("include", include), ("exclude", exclude)):
             for expression in expressions:
                 if not any(expression.search(node.name) for node in nodes):
@@ -154,7 +160,12 @@ class _Placer:
         return selected
 
     def _kept_float(self) -> set[str]:
-        return {name for name, override in self.options.overrides.layers.items() if not override.quantize}
+        overridden = {name for name, override in self.options.overrides.layers.items() if not override.quantize}
+        return overridden.union(self.keep_float)
+
+    def _is_other(self, node: Node) -> bool:
+        follows = self.roles[node] in (Role.PASSIVE, Role.CLAMP, Role.POINTWISE)
+        return self.only is not None and node.name != self.only and not follows
 
     def _activate(self, selected: set[Node]) -> None:
         """Rule 1 from front to back; also finds the root of each chain of POINTWISE nodes."""

@@ -1,0 +1,137 @@
+"""The steps from a float model to a quantised one, in order, on one model and one set of calibration data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+from onnx import ModelProto
+
+from pipeline.errors import InputError, ModelError
+from pipeline.quantization.bias_correction import add_missing_biases, correct_biases
+from pipeline.quantization.calibration import Watched, calibrate
+from pipeline.quantization.encoding import Encoding, encode_activations, encode_layers, make_observers
+from pipeline.quantization.equalization import equalize
+from pipeline.quantization.feeds import Data, Feeds
+from pipeline.quantization.fidelity import Fidelity
+from pipeline.quantization.model import load_float_graph
+from pipeline.quantization.onnxruntime_session import Session
+from pipeline.quantization.options import Options
+from pipeline.quantization.placement import place
+from pipeline.quantization.rounding import round_adaptively
+from pipeline.quantization.writer import finish, to_qdq
+
+Progress = Callable[[str, float], None]
+"""Told what is being done, and the share of the work done, 0 to 1."""
+
+Say = Callable[[str], None]
+"""Told in words what an option gained."""
+
+
+class Quantizer:
+    """A float model that has been calibrated, from which quantised models are made.
+
+    Options that change the numbers are carried out here, in this order: cross-layer equalisation, calibration,
+    rounding, bias correction.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        data: Data | None,
+        options: Options,
+        samples: int | None = None,
+        progress: Progress | None = None,
+        say: Say | None = None,
+    ) -> None:
+        """Read and calibrate. ``data`` None: the overrides must say every range. Raises ModelError and InputError."""
+        self.options = options
+        self._tell = progress or (lambda _phase, _share: None)
+        self._say = say or (lambda _text: None)
+        self._tell("read", 0.0)
+        self.graph, self._source = load_float_graph(model)
+        self.feeds = None if data is None else Feeds(data, self.graph.inputs, samples)
+        try:
+            self.encoding = self._encode()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Remove temporary files."""
+        if self.feeds is not None:
+            self.feeds.close()
+
+    def float_model(self) -> ModelProto:
+        """The prepared float model (folded, equalised)."""
+        return self.graph.to_model()
+
+    def make(
+        self,
+        keep_float: Collection[str] = (),
+        only: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ModelProto:
+        """A checked QDQ model; the layers named in ``keep_float`` stay float, or all but ``only``."""
+        placement = place(self.graph, self.options, keep_float=keep_float, only=only)
+        model = to_qdq(self.graph, placement, self.encoding)
+        finish(model, self._source, self.options, metadata or {})
+        return model
+
+    def check(self, model: ModelProto) -> None:
+        """Run it once: a file that no runtime loads, or that gives NaN, must not be handed out. Raises ModelError."""
+        if self.feeds is None:
+            return
+        self._tell("check", 0.97)
+        feed = next(iter(self.feeds))
+        if self.feeds.is_divisible:
+            feed = {name: value[:1] for name, value in feed.items()}
+        session = Session(model)
+        for name, value in zip(session.outputs, session.run(feed), strict=True):
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise ModelError(f"output {name!r} of the quantised model is NaN or infinite. Please report this.")
+
+    def _encode(self) -> Encoding:
+        options = self.options
+        if options.equalize:
+            self._tell("equalise", 0.02)
+            self._say(equalize(self.graph).describe())
+        if options.bias_correction:
+            add_missing_biases(self.graph)
+        self.placement = place(self.graph, options)
+        observers = make_observers(self.graph, self.placement, options)
+        if observers:
+            watched = [Watched(self.placement.groups[index].sources, o) for index, o in observers.items()]
+            feeds = self._needed_feeds([entry.tensors[0] for entry in watched])
+            calibrate(self.graph, self.float_model(), watched, feeds, self._part("calibrate", 0.05, 0.8))
+        activations = encode_activations(self.graph, self.placement, options, observers)
+        self._tell("weights", 0.8)
+        encoding = Encoding(activations, encode_layers(self.graph, self.placement, options, activations))
+        if options.rounding == "adaround":
+            self._improve("adaptive rounding", encoding, round_adaptively, 0.8, 0.9)
+        if options.bias_correction:
+            self._improve("bias correction", encoding, correct_biases, 0.9, 0.96)
+        return encoding
+
+    def _improve(self, name: str, encoding: Encoding, step: Callable[..., None], start: float, end: float) -> None:
+        """Carry out a step on ``encoding`` and say what it did to the outputs."""
+        feeds = self._needed_feeds([])
+        fidelity = Fidelity(self.graph, feeds)
+        before = fidelity.sqnr(to_qdq(self.graph, self.placement, encoding))
+        step(self.graph, self.placement, encoding, feeds, self._part(name, start, end))
+        after = fidelity.sqnr(to_qdq(self.graph, self.placement, encoding))
+        self._say(f"{name}: SQNR of the outputs {before:.2f} dB before, {after:.2f} dB after")
+
+    def _needed_feeds(self, tensors: list[str]) -> Feeds:
+        if self.feeds is not None:
+            return self.feeds
+        if not tensors:
+            raise InputError("no calibration data is given, which bias_correction and rounding='adaround' need.")
+        raise InputError(
+            f"no calibration data is given, and overrides do not say the range of {len(tensors)} tensors: "
+            f"{', '.join(map(repr, tensors[:5]))}{', ...' if len(tensors) > 5 else ''}."
+        )
+
+    def _part(self, phase: str, start: float, end: float) -> Callable[[float], None]:
+        return lambda share: self._tell(phase, start + (end - start) * share)
