@@ -34,15 +34,17 @@ from experiments.peak import peak_gmacs
 from experiments.report import Report, Row, draw, to_markdown, write_json
 from experiments.worker import CLOCKS
 from pipeline.errors import TargetError
-from pipeline.targets import DeployTarget, resolve
+from pipeline.runtime.cpu import TILES
+from pipeline.targets import NATIVE, DeployTarget, resolve
 
 RESULTS = Path(__file__).with_name("results")
 LIBRARIES = ROOT / "build" / "speedup"
 
 AMX_REMARK = (
-    "This CPU has AMX. onnxruntime and OpenVINO use it; Octet's x86 targets do not. --no-amx holds every engine to "
-    "AVX512-VNNI, whose peak is the limit shown."
+    "This CPU has AMX. onnxruntime and OpenVINO use it, Octet with the target llvm-amx only; the limit shown is the peak "
+    "of AVX512-VNNI. --no-amx holds every engine to that."
 )
+WITHOUT_AMX = "llvm-avx512-vnni"
 
 
 class Comparison:
@@ -113,10 +115,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.clock == "cpu" and max(args.threads) > 1:
         parser.error("--clock cpu adds up the threads: it needs --threads 1")
     try:
-        target = resolve(args.target)
+        target = resolve(WITHOUT_AMX if args.no_amx and args.target == NATIVE else args.target)
     except TargetError as error:
         print(f"speedup: {error}", file=sys.stderr)
         return 2
+    if args.no_amx and TILES in target.cpu_features:
+        parser.error(f"--no-amx and the target {target.name} exclude each other: take --target {WITHOUT_AMX}")
     reasons = {name: ENGINES[name].unavailable() for name in args.engines}
     engines = [name for name in args.engines if reasons[name] is None]
     remarks = [f"{name} left out: {reason}" for name, reason in reasons.items() if reason]
