@@ -14,6 +14,7 @@ from pipeline.cli.data import EXPLAINED, add_data_arguments, open_data, tell_dat
 from pipeline.cli.progress import progress_bar
 from pipeline.data import METADATA_KEY, Dataset, describe_model
 from pipeline.errors import InputError
+from pipeline.quantization.table_from_model import table_of_model
 
 HELP = "quantise a float ONNX file to 8 bits"
 DESCRIPTION = f"""\
@@ -49,6 +50,8 @@ _PASSED = (
     "skip_first",
     "skip_last",
     "overrides",
+    "table",
+    "table_scales",
 )
 
 
@@ -70,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--weights", metavar="KIND", help=f"one scale for what: {kinds}")
     weights.add_argument("--weight-bits", type=int, metavar="N", help="2 to 8, stored as 8 (default: 8)")
     weights.add_argument("--weight-range", metavar="minmax|mse", help="default: minmax; mse below 8 bits")
+    tables = parser.add_argument_group("calibration tables (ncnn, caffe-int8-convert-tools)")
+    tables.add_argument("--table", metavar="FILE", help="take the scales of weights and activations from this table")
+    sides = "activation scales in tables are of each layer's input (default) or output"
+    tables.add_argument("--table-scales", metavar="input|output", help=sides)
+    tables.add_argument("--write-table", metavar="FILE", help="write the table of the quantised model as well")
     mixed = parser.add_argument_group("what stays float")
     mixed.add_argument("--include", action="append", metavar="REGEX", help="only nodes whose name has this; repeatable")
     mixed.add_argument("--exclude", action="append", metavar="REGEX", help="no nodes whose name has this; repeatable")
@@ -90,7 +98,18 @@ def main(options: argparse.Namespace) -> None:
             options.model, data, output=output, metadata=_recipe(data), progress=progress, **chosen
         )
     tell_data(data)
+    if options.write_table:
+        _write_table(path, options)
     print(describe(options.model, path, len(data) - len(data.unreadable)))
+
+
+def _write_table(model: Path, options: argparse.Namespace) -> None:
+    """The calibration table of what was made, and what it could not say."""
+    table = table_of_model(model, options.table_scales or "input")
+    path = table.write(options.write_table)
+    print(f"{path}: the scales of {len(table.weights)} layers")
+    for note in table.notes:
+        print(f"  {note}")
 
 
 def describe(source: str, path: Path, samples: int) -> str:

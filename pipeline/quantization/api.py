@@ -11,6 +11,8 @@ from typing import Any
 from pipeline.quantization.feeds import Data
 from pipeline.quantization.options import Patterns, make_options
 from pipeline.quantization.quantizer import Progress, Quantizer, Say
+from pipeline.quantization.table_overrides import with_table
+from pipeline.quantization.tables import CalibrationTable
 from pipeline.quantization.writer import check_output, save
 
 
@@ -33,6 +35,8 @@ def quantize(
     skip_first: int = 0,
     skip_last: int = 0,
     overrides: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    table: CalibrationTable | str | os.PathLike[str] | None = None,
+    table_scales: str = "input",
     equalize: bool = False,
     bias_correction: bool = False,
     rounding: str = "nearest",
@@ -62,6 +66,9 @@ def quantize(
         include, exclude: regular expressions that are searched in the names of nodes; what is left out stays float.
         skip_first, skip_last: so many layers with weights stay float.
         overrides: exceptions by tensor and node, a TOML file or a mapping: see :mod:`pipeline.quantization.overrides`.
+        table: a calibration table of caffe-int8-convert-tools or ncnn, or its file: the scales of weights and
+            activations. ``data`` gives the rest; ``overrides`` go first.
+        table_scales: whether the table's activation scales are of the "input" or the "output" of each layer.
         equalize: scale channels of neighbouring layers alike first; for weights "per-tensor".
         bias_correction: take the mean error of each layer off its bias.
         rounding: "nearest", or "adaround" to choose between up and down by the error of the layer's result.
@@ -75,7 +82,7 @@ def quantize(
 
     Raises:
         ModelError: the model cannot be read, is quantised already, has no weights, or computes NaN.
-        InputError: an option or the data makes no sense, or the file cannot be written.
+        InputError: an option, the table or the data makes no sense, or the file cannot be written.
     """
     options = make_options(
         overrides,
@@ -97,6 +104,8 @@ def quantize(
         rounding=rounding,
     )
     path = check_output(output)
+    if table is not None:
+        options = with_table(options, table, model, table_scales)
     with closing(Quantizer(model, data, options, samples, progress, say)) as quantizer:
         result = quantizer.make(metadata=metadata)
         quantizer.check(result)

@@ -77,7 +77,7 @@ class _Reader:
 
     def notes(self) -> list[str]:
         """One sentence for each kind of loss."""
-        return [f"{len(names)} layers {what}: {_some(names)}." for what, names in self.lost.items()]
+        return [f"{len(names)} of the layers {what}: {_some(names)}." for what, names in self.lost.items()]
 
     def _lose(self, what: str, node: Node) -> None:
         self.lost.setdefault(what, []).append(node.name)

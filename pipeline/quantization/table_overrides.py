@@ -148,9 +148,9 @@ def _never_negative(graph: Graph, tensor: str) -> bool:
         if producer.is_op("Clip"):
             lowest = graph.constant(producer.input(1)) if producer.input(1) else None
             return lowest is not None and float(lowest.min(initial=0)) >= 0
-        if role_of(graph, producer) not in (Role.PASSIVE, Role.AVERAGE) or producer.is_op(
-            "Concat", "Max", "Min", "Pad"
-        ):
+        if producer.is_op("Concat", "Max", "Min", "Pad"):
+            return False
+        if role_of(graph, producer) not in (Role.PASSIVE, Role.AVERAGE):
             return False
         tensor = producer.inputs[0]
     return False
