@@ -17,10 +17,10 @@ _SOURCE = Path(__file__).with_suffix(".c")
 _CHAINS = 12
 
 # Multiply-accumulates of one step of a chain in peak.c, by DeployTarget.dot.
-_MACS_PER_STEP = {"avx512vnni": 64, "avxvnni": 32, "avx2": 16}
+_MACS_PER_STEP = {"amx": 16 * 16 * 64, "avx512vnni": 64, "avxvnni": 32, "avx2": 16}
 
 _SLICES = 40
-_SLICE_ROUNDS = 4_000_000
+_SLICE_MACS = 3_000_000_000
 
 
 def peak_gmacs(target: DeployTarget) -> float | None:
@@ -43,11 +43,13 @@ def peak_gmacs(target: DeployTarget) -> float | None:
         kernel = getattr(ctypes.CDLL(str(library)), target.dot)
         kernel.argtypes = [ctypes.c_long]
         kernel.restype = None
-        seconds = statistics.median(_time(kernel) for _ in range(_SLICES))
-    return _MACS_PER_STEP[target.dot] * _CHAINS * _SLICE_ROUNDS / seconds / 1e9
+        macs_a_round = _MACS_PER_STEP[target.dot] * _CHAINS
+        rounds = _SLICE_MACS // macs_a_round
+        seconds = statistics.median(_time(kernel, rounds) for _ in range(_SLICES))
+    return macs_a_round * rounds / seconds / 1e9
 
 
-def _time(kernel: ctypes._NamedFuncPointer) -> float:
+def _time(kernel: ctypes._NamedFuncPointer, rounds: int) -> float:
     start = time.process_time()
-    kernel(_SLICE_ROUNDS)
+    kernel(rounds)
     return time.process_time() - start

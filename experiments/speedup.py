@@ -41,8 +41,8 @@ RESULTS = Path(__file__).with_name("results")
 LIBRARIES = ROOT / "build" / "speedup"
 
 AMX_REMARK = (
-    "This CPU has AMX. onnxruntime and OpenVINO use it, Octet with the target llvm-amx only; the limit shown is that "
-    "of AVX512-VNNI. --no-amx holds every engine to it."
+    "This CPU has AMX. onnxruntime and OpenVINO use it, Octet with the target llvm-amx only. --no-amx holds every "
+    "engine to AVX512-VNNI."
 )
 WITHOUT_AMX = "llvm-avx512-vnni"
 
