@@ -10,8 +10,8 @@ finds the class of the image, and the class that the float model finds:
 
 - float: SqueezeNet 1.1 in onnxruntime; ncnn float: the same through the files written here, to show that they are right
 - ncnn int8: with the table; ncnn int8, activation scales x 8: a wrong table must show, or ncnn does not look at it
-- Octet int8, ncnn's steps: a library compiled from the same float model and table, activations in s8 as ncnn has them
-- Octet int8: the same in u8, which cuts what is never negative into twice as many steps
+- Octet int8, ncnn's way: a library compiled from the same float model and table, that rounds where ncnn does
+- Octet int8: the same with Octet's defaults, such as u8, which cuts what is never negative into twice as many steps
 
 The model and the images are third-party data that do not come with Octet; see real_data.py.
 """
@@ -42,6 +42,15 @@ MODEL = "squeezenet1.1"
 FOLDER = ROOT / "build" / "ncnn_table"
 CALIBRATION_IMAGES = 32
 WRONG_FACTOR = 8
+
+NCNNS_WAY = {
+    "activations": "s8",
+    "symmetric": True,
+    "exclude": "GlobalAveragePool|Flatten",  # behind the last Conv ncnn stays in float
+    "outputs": "float",
+    "bias_correction": False,
+    "rounding": "nearest",
+}
 
 Network = Callable[[np.ndarray], np.ndarray]
 """One input (3, H, W) to logits."""
@@ -195,8 +204,8 @@ def networks(ncnn: Any, path: Path, calibration: list[dict[str, np.ndarray]], fi
         "ncnn float": ncnn_network(ncnn, model, FOLDER / "float"),
         "ncnn int8": ncnn_network(ncnn, model, FOLDER / "int8", table),
         f"ncnn int8, activation scales x {WRONG_FACTOR}": ncnn_network(ncnn, model, FOLDER / "wrong", wrong),
-        "Octet int8, ncnn's steps": octet_network(path, calibration, file, "s8", activations="s8", symmetric=True),
-        "Octet int8": octet_network(path, calibration, file, "u8"),
+        "Octet int8, ncnn's way": octet_network(path, calibration, file, "ncnns_way", **NCNNS_WAY),
+        "Octet int8": octet_network(path, calibration, file, "octet"),
     }
 
 
