@@ -41,6 +41,9 @@ def _parameter(target: DeployTarget) -> Any:
 
 _PARAMETERS = [_parameter(t) for t in PRESETS.values()]
 
+HOST_TARGETS = [p.values[0].name for p in _PARAMETERS if not p.marks]
+"""Names of the targets that this machine can run."""
+
 each_target = pytest.mark.parametrize("target", _PARAMETERS)
 """Runs a test for every target; those that this CPU cannot run are skipped."""
 
