@@ -38,7 +38,7 @@ def quantize(
     table: CalibrationTable | str | os.PathLike[str] | None = None,
     table_scales: str = "input",
     equalize: bool = False,
-    bias_correction: bool = False,
+    bias_correction: bool | None = None,
     rounding: str = "nearest",
     samples: int | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -70,7 +70,7 @@ def quantize(
             activations. ``data`` gives the rest; ``overrides`` go first.
         table_scales: whether the table's activation scales are of the "input" or the "output" of each layer.
         equalize: scale channels of neighbouring layers alike first; for weights "per-tensor".
-        bias_correction: take the mean error of each layer off its bias.
+        bias_correction: take the mean error of each layer off its bias; None does so where there is data.
         rounding: "nearest", or "adaround" to choose between up and down by the error of the layer's result.
         samples: use so many samples of ``data``.
         metadata: entries for the file's metadata.
@@ -100,7 +100,7 @@ def quantize(
         skip_first=skip_first,
         skip_last=skip_last,
         equalize=equalize,
-        bias_correction=bias_correction,
+        bias_correction=data is not None if bias_correction is None else bias_correction,
         rounding=rounding,
     )
     path = check_output(output)

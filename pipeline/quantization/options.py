@@ -44,7 +44,7 @@ class Options:
     skip_last: int = 0
     overrides: Overrides = field(default_factory=Overrides)
     equalize: bool = False
-    bias_correction: bool = False
+    bias_correction: bool = True
     rounding: str = "nearest"
 
     def __post_init__(self) -> None:
