@@ -124,6 +124,7 @@ class NcnnFiles:
         weight, bias = (self.constants[name] for name in node.input[1:3])
         if attributes.get("group", 1) != 1 or set(attributes.get("dilations", [1])) != {1}:
             raise ValueError(f"{node.name}: groups and dilations are not written here")
+        attributes.setdefault("kernel_shape", weight.shape[2:])
         settings = {0: len(weight), **_window(attributes, kernel=1, stride=3, pad=4), 5: 1, 6: weight.size}
         if self.table is None:
             self._write(np.uint32(_FLOAT_TAG), weight, bias)
@@ -141,8 +142,11 @@ class NcnnFiles:
 
 
 def _window(attributes: dict[str, Any], *, kernel: int, stride: int, pad: int) -> dict[int, int]:
-    """ncnn's numbers of settings and their values; those of the height are 10 higher, and the sizes must be square."""
-    (size,), (step,), (border,) = (set(attributes[name]) for name in ("kernel_shape", "strides", "pads"))
+    """ncnn's numbers of settings and their values. The height has numbers of its own, and the width's as defaults."""
+    sizes = [set(attributes["kernel_shape"]), set(attributes.get("strides", [1])), set(attributes.get("pads", [0]))]
+    if any(len(values) != 1 for values in sizes):
+        raise ValueError(f"windows that are not square are not written here: {attributes}")
+    (size,), (step,), (border,) = sizes
     return {kernel: size, stride: step, pad: border}
 
 
