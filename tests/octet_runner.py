@@ -47,6 +47,9 @@ HOST_TARGETS = [p.values[0].name for p in _PARAMETERS if not p.marks]
 each_target = pytest.mark.parametrize("target", _PARAMETERS)
 """Runs a test for every target; those that this CPU cannot run are skipped."""
 
+each_vector_target = pytest.mark.parametrize("target", [p for p in _PARAMETERS if p.values[0].dot != "amx"])
+"""Runs a test for every target whose kernels are made of vectors: what the matrix unit leaves to them is the same."""
+
 each_vector_width = pytest.mark.parametrize(
     "target", list({p.values[0].mcpu: p for p in _PARAMETERS if not p.marks or p.values[0].dot == "sse2"}.values())
 )
