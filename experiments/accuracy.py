@@ -1,6 +1,6 @@
 """Measures how accurate quantised models are: models × observers × symmetry × granularity × bits of the weights.
 
-    python experiments/accuracy.py                                   every study of every model: an hour or two
+    python experiments/accuracy.py                                   every study of every model: some two hours
     python experiments/accuracy.py resnet20-cifar10 --study peers --limit 2000
     python experiments/accuracy.py squeezenet1.1 --study bits --bits 8 4 --json results.json --update
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,7 @@ def draw(results: Results, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     fig, axes = plt.subplots(
-        len(results),
+        max(1, len(results)),
         2,
         figsize=(13, 0.8 + 2.6 * len(results)),
         squeeze=False,
@@ -203,9 +203,9 @@ def draw(results: Results, path: Path) -> None:
     for (left, right), (model, rows) in zip(axes, results.items(), strict=True):
         _loss_panel(left, model, rows)
         _bits_panel(right, rows)
-    axes[0, 1].set_title("Top-1 against bits of the weights", fontsize=10, loc="left")
-    handles, labels = next((a.get_legend_handles_labels() for a in axes[:, 1] if a.lines), ([], []))
-    if handles:
+    if results:
+        axes[0, 1].set_title("Top-1 against bits of the weights, and how their range is chosen", fontsize=9, loc="left")
+        handles, labels = axes[0, 1].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower right", ncols=len(labels), frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
@@ -214,6 +214,8 @@ def draw(results: Results, path: Path) -> None:
 
 # Bars end here, in points of top-1, so that one bad observer does not hide the others; the numbers are above them.
 _HIGHEST_BAR = 4.0
+# The axis shows at least so much either way, so that a few images of thousands do not look like a difference.
+_LEAST_AXIS = 0.5
 
 
 def _loss_panel(axis: Any, model: str, rows: dict[Row, Score]) -> None:
@@ -223,29 +225,36 @@ def _loss_panel(axis: Any, model: str, rows: dict[Row, Score]) -> None:
     colours = ["C1" if row.quantizer == ONNXRUNTIME else "C0" if row == DEFAULT else "#9fc3e0" for row in shown]
     heights = [min(loss, _HIGHEST_BAR) for loss in losses]
     bars = axis.bar(range(len(shown)), heights, color=colours)
-    axis.bar_label(bars, [f"{loss:.2f}" for loss in losses], fontsize=7, padding=1)
+    texts = [f"{loss:.2f}\n{rows[row].sqnr_db:.1f} dB" for row, loss in zip(shown, losses, strict=True)]
+    axis.bar_label(bars, texts, fontsize=7, padding=1)
     names = ["ORT\n" + row.method if row.quantizer == ONNXRUNTIME else row.method.replace("-", "-\n") for row in shown]
     axis.set_xticks(range(len(shown)), names, fontsize=7)
+    axis.axhspan(-100 / float_.images, 100 / float_.images, color="0.9", zorder=0, linewidth=0)
     axis.axhline(0, color="grey", linewidth=0.6)
+    low, high = min(heights, default=0.0), max(heights, default=0.0)
+    room = 0.25 * max(high - low, 2 * _LEAST_AXIS)
+    axis.set_ylim(min(low, -_LEAST_AXIS) - room * (low < 0), max(high, _LEAST_AXIS) + room)
     axis.set_ylabel("loss of top-1, points")
-    axis.set_title(f"{model}: FP32 {float_.top1:.2f} % of {float_.images:,} images", fontsize=10, loc="left")
-    axis.margins(y=0.15)
+    axis.set_title(
+        f"{model}: FP32 {float_.top1:.2f} % of {float_.images:,} images (grey: one image); dB: SQNR of the output",
+        fontsize=9,
+        loc="left",
+    )
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def _bits_panel(axis: Any, rows: dict[Row, Score]) -> None:
+    places = {bits: place for place, bits in enumerate((8, *NARROW_BITS))}
     for granularity, colour in (("per-channel", "C0"), ("per-tensor", "C3")):
         for method, weight_range, style in ((DEFAULT.method, "mse", "-o"), (MINMAX.method, "minmax", "--x")):
-            narrow = [
-                Row(method=method, granularity=granularity, bits=b, weight_range=weight_range) for b in NARROW_BITS
-            ]
-            points = [
-                (r.bits, rows[r].top1) for r in (Row(method=method, granularity=granularity), *narrow) if r in rows
-            ]
-            if points:
-                axis.plot(*zip(*points, strict=True), style, color=colour, label=f"{granularity} {weight_range}")
+            wide = Row(method=method, granularity=granularity)
+            narrow = [replace(wide, bits=bits, weight_range=weight_range) for bits in NARROW_BITS]
+            points = [(places[row.bits], rows[row].top1) for row in (wide, *narrow) if row in rows]
+            x, y = zip(*points, strict=True) if points else ((), ())
+            axis.plot(x, y, style, color=colour, label=f"{granularity}, {weight_range}")
     axis.axhline(rows[REFERENCE].top1, color="grey", linewidth=0.6)
-    axis.set_xticks(sorted((8, *NARROW_BITS)))
-    axis.invert_xaxis()
+    axis.set_xticks(list(places.values()), [f"{bits} bits" for bits in places])
+    axis.set_xlim(-0.3, len(places) - 0.7)
+    axis.set_ylim(0, 100)
     axis.set_ylabel("top-1, %")
     axis.spines[["top", "right"]].set_visible(False)
