@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from onnx import TensorProto
 
 from pipeline.errors import InputError
 from pipeline.frontend.graph import Graph, Node
@@ -48,6 +49,9 @@ def table_of_model(path: str | os.PathLike[str], scales_of: str = "input") -> Ca
     return CalibrationTable(reader.weights, reader.activations, tuple(reader.notes()))
 
 
+_STORED: dict[int, type[np.int8 | np.uint8]] = {TensorProto.INT8: np.int8, TensorProto.UINT8: np.uint8}
+
+
 class _Reader:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -60,7 +64,7 @@ class _Reader:
         """The rows of one layer."""
         pair = self._parameters(node.inputs[1])
         if pair is None:
-            self._lose("not in the table, because the weights are float", node)
+            self._lose("not in the table, because their weights are not in 8 bits", node)
             return
         scales = self._weight_row(node, pair)
         if scales is None:
@@ -77,7 +81,7 @@ class _Reader:
 
     def notes(self) -> list[str]:
         """One sentence for each kind of loss."""
-        return [f"{len(names)} of the layers {what}: {_some(names)}." for what, names in self.lost.items()]
+        return [f"{len(names)} of the layers {what}: {_some(names)}" for what, names in self.lost.items()]
 
     def _lose(self, what: str, node: Node) -> None:
         self.lost.setdefault(what, []).append(node.name)
@@ -148,15 +152,13 @@ class _Pair:
 
 
 def _pair(graph: Graph, node: Node) -> _Pair | None:
-    scale, zero_point = graph.constant(node.inputs[1]), graph.constant(node.input(2)) if node.input(2) else None
-    if zero_point is None:
-        zero_point = np.zeros((), np.uint8)  # as the operator's definition says
-        stored = graph.constant(node.inputs[0])
-        if stored is not None and node.is_op("DequantizeLinear"):
-            zero_point = np.zeros((), stored.dtype)
-    computed = bool(node.input(2)) and node.input(2) not in graph.constants
-    if scale is None or computed or zero_point.dtype not in (np.int8, np.uint8):
+    scale = graph.constant(node.inputs[1])
+    stored = graph.dtype(node.inputs[0] if node.is_op("DequantizeLinear") else node.outputs[0])
+    if scale is None or stored not in _STORED:
         return None
+    zero_point = graph.constant(node.input(2)) if node.input(2) else np.zeros((), _STORED[stored])
+    if zero_point is None:
+        return None  # computed
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise InputError(f"node {node.name!r} ({node.op_type}): its scale is not a finite number above 0.")
     return _Pair(scale, zero_point, node.attr("axis", 1))

@@ -182,7 +182,21 @@ def test_groups_get_one_scale_each(tmp_path):
 def test_layers_left_in_float_are_noted(model):
     table = table_of_model(_quantized(model, exclude="^b_node$"))
     assert "b_node" not in table.weights
-    assert any("weights are float" in note and "b_node" in note for note in table.notes)
+    assert any("not in 8 bits" in note and "b_node" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("activations", ["u8", "s8"])
+def test_zero_points_that_are_left_out(model, activations):
+    """ONNX lets a zero point of 0 out; its type is then that of the stored values."""
+    quantized = _quantized(model, activations=activations)
+    before = table_of_model(quantized)
+    graph = onnx.load(quantized)
+    values = constants(graph)
+    for node in graph.graph.node:
+        if node.op_type == "DequantizeLinear" and not values[node.input[2]].any():
+            del node.input[2]
+    onnx.save(graph, quantized)
+    assert table_of_model(quantized) == before
 
 
 def test_a_float_model_has_no_table(model):
