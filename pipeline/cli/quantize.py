@@ -38,7 +38,7 @@ SAMPLES = 512
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = (
     "observer",
-    "input_observer",
+    "io_observer",
     "activations",
     "symmetric",
     "weights",
@@ -52,6 +52,9 @@ _PASSED = (
     "overrides",
     "table",
     "table_scales",
+    "equalize",
+    "bias_correction",
+    "rounding",
 )
 
 
@@ -61,10 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, metavar="N", help="samples a run, where the model leaves it open")
     add_data_arguments(parser, samples=SAMPLES)
     how = parser.add_argument_group("activations")
-    how.add_argument("--observer", metavar="NAME", help="how ranges are chosen (default: minmax)")
+    how.add_argument("--observer", metavar="NAME", help="how ranges are chosen (default: mse)")
     option = "setting of the observer, such as percentile=99.9; may be repeated"
     how.add_argument("--observer-option", action="append", default=[], metavar="NAME=NUMBER", help=option)
-    how.add_argument("--input-observer", metavar="NAME", help="the same for the inputs (default: minmax)")
+    how.add_argument("--io-observer", metavar="NAME", help="the same for inputs and outputs (default: minmax)")
     how.add_argument("--activations", metavar="u8|s8", help="type (default: u8)")
     how.add_argument("--symmetric", action="store_true", default=None, help="zero point in the middle of the type")
     how.add_argument("--outputs", metavar="quantized|float", help="of the last layer (default: quantized)")
@@ -73,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--weights", metavar="KIND", help=f"one scale for what: {kinds}")
     weights.add_argument("--weight-bits", type=int, metavar="N", help="2 to 8, stored as 8 (default: 8)")
     weights.add_argument("--weight-range", metavar="minmax|mse", help="default: minmax; mse below 8 bits")
+    better = parser.add_argument_group("what may gain accuracy; each says what it gained")
+    better.add_argument("--equalize", action="store_true", default=None, help="scale neighbouring layers alike first")
+    correction = "take the mean error of each layer off its bias (default: yes)"
+    better.add_argument("--bias-correction", action=argparse.BooleanOptionalAction, default=None, help=correction)
+    better.add_argument("--rounding", metavar="nearest|adaround", help="of the weights (default: nearest)")
     tables = parser.add_argument_group("calibration tables (ncnn, caffe-int8-convert-tools)")
     tables.add_argument("--table", metavar="FILE", help="take the scales of weights and activations from this table")
     sides = "activation scales in tables are of each layer's input (default) or output"
@@ -91,13 +99,16 @@ def main(options: argparse.Namespace) -> None:
     data = open_data(options, describe_model(options.model), batch=options.batch)
     chosen = {name: value for name in _PASSED if (value := getattr(options, name)) is not None}
     chosen["observer_options"] = dict(map(_setting, options.observer_option))
+    gains: list[str] = []
     with progress_bar(verbose=options.verbose) as progress:
         progress("reading the first sample", 0.0)
         next(data.batches())  # what does not fit the model is refused before minutes of work
         path = pipeline.quantize(
-            options.model, data, output=output, metadata=_recipe(data), progress=progress, **chosen
+            options.model, data, output=output, metadata=_recipe(data), progress=progress, say=gains.append, **chosen
         )
     tell_data(data)
+    for line in gains:
+        print(line)
     if options.write_table:
         _write_table(path, options)
     print(describe(options.model, path, len(data) - len(data.unreadable)))

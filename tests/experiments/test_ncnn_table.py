@@ -47,7 +47,7 @@ def test_int8_weights_have_their_tag_padding_and_scales():
     start = 4 + weights.size + -weights.size % 4
     floats = np.frombuffer(data, np.float32, 5 + 5 + 1, start)
     np.testing.assert_array_equal(floats[:5], np.float32(net.constants["b_a"]))
-    np.testing.assert_array_equal(floats[5:], np.float32([100] * 5 + [20]))
+    np.testing.assert_array_equal(floats[5:], np.asarray([100] * 5 + [20], np.float32))
 
 
 def test_other_operators_are_refused():
