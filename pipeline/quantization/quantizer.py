@@ -48,7 +48,7 @@ class Quantizer:
         """Read and calibrate. ``data`` None: the overrides must say every range. Raises ModelError and InputError."""
         self.options = options
         self._tell = progress or (lambda _phase, _share: None)
-        self._say = say or (lambda _text: None)
+        self._say = say
         self._tell("read", 0.0)
         self.graph, self._source = load_float_graph(model)
         self.feeds = None if data is None else Feeds(data, self.graph.inputs, samples)
@@ -96,7 +96,9 @@ class Quantizer:
         options = self.options
         if options.equalize:
             self._tell("equalise", 0.02)
-            self._say(equalize(self.graph).describe())
+            done = equalize(self.graph)
+            if self._say is not None:
+                self._say(done.describe())
         if options.bias_correction:
             add_missing_biases(self.graph)
         self.placement = place(self.graph, options)
@@ -115,11 +117,15 @@ class Quantizer:
         return encoding
 
     def _improve(self, name: str, encoding: Encoding, step: Callable[..., None], start: float, end: float) -> None:
-        """Carry out a step on ``encoding`` and say what it did to the outputs."""
+        """Carry out a step on ``encoding``, and say what it did to the outputs if anybody listens."""
         feeds = self._needed_feeds([])
+        part = self._part(name, start, end)
+        if self._say is None:
+            step(self.graph, self.placement, encoding, feeds, part)
+            return
         fidelity = Fidelity(self.graph, feeds)
         before = fidelity.sqnr(to_qdq(self.graph, self.placement, encoding))
-        step(self.graph, self.placement, encoding, feeds, self._part(name, start, end))
+        step(self.graph, self.placement, encoding, feeds, part)
         after = fidelity.sqnr(to_qdq(self.graph, self.placement, encoding))
         self._say(f"{name}: SQNR of the outputs {before:.2f} dB before, {after:.2f} dB after")
 
