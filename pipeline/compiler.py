@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx
 import tvm
+from onnx import numpy_helper
 
 from pipeline import targets
 from pipeline.data.metadata import preprocessing_option
 from pipeline.errors import CompileError, UnsupportedOperatorError
-from pipeline.frontend import ImportedModel, import_model, load_model
+from pipeline.frontend import ImportedModel, TensorSpec, import_model, load_model
 from pipeline.package import check_output, package
 from pipeline.passes.integer import lower_to_integer
 from pipeline.passes.integer.report import OperatorReport, Report
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
-from pipeline.runtime.manifest import Signature, TensorInfo
+from pipeline.runtime.manifest import Quantization, Signature, TensorInfo
 from pipeline.targets import DeployTarget
 
 __all__ = ["OperatorReport", "compile", "inspect"]
@@ -32,7 +34,7 @@ INTEGER = "integer"
 class _Lowered:
     """A model as integer operators, and what became of each operator of the file."""
 
-    imported: ImportedModel
+    signature: Signature
     module: tvm.IRModule
     reports: list[OperatorReport]
 
@@ -86,7 +88,7 @@ def compile(
     path = package(
         executable,
         deploy,
-        _signature(lowered.imported),
+        lowered.signature,
         model_sha256=hashlib.sha256(Path(model).read_bytes()).hexdigest(),
         model_file=Path(model).name,
         output=output,
@@ -131,7 +133,8 @@ def _lower(
     module = lower_to_integer(imported.module, report)
     dump.write("integer", module)
     types = {node.name: node.op_type for node in normalised.graph.node}
-    return _Lowered(imported, module, _by_node(report.entries, imported.node_names, types))
+    reports = _by_node(report.entries, imported.node_names, types)
+    return _Lowered(_signature(imported, normalised), module, reports)
 
 
 def _by_node(
@@ -170,8 +173,29 @@ def _generate_code(module: tvm.IRModule, target: DeployTarget) -> tvm.runtime.Ex
         raise CompileError(f"code generation for {target.name} failed: {lines[-1]}") from error
 
 
-def _signature(imported: ImportedModel) -> Signature:
-    return Signature(
-        inputs=tuple(TensorInfo(spec.name, spec.shape, spec.dtype) for spec in imported.inputs),
-        outputs=tuple(TensorInfo(spec.name, spec.shape, spec.dtype) for spec in imported.outputs),
-    )
+def _signature(imported: ImportedModel, model: onnx.ModelProto) -> Signature:
+    quantization = _boundary_quantization(model)
+
+    def described(spec: TensorSpec) -> TensorInfo:
+        return TensorInfo(spec.name, spec.shape, spec.dtype, quantization.get(spec.name))
+
+    return Signature(tuple(map(described, imported.inputs)), tuple(map(described, imported.outputs)))
+
+
+def _boundary_quantization(model: onnx.ModelProto) -> dict[str, Quantization]:
+    """Scale and zero point of tensors that a DequantizeLinear reads or a QuantizeLinear writes, where it has one of each.
+
+    The caller asks for inputs and outputs only: these are the ones that are given and read as integers.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or any(
+            n not in constants for n in node.input[1:]
+        ):
+            continue
+        scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+        if scale.size == 1 and zero_point.size == 1:
+            name = node.input[0] if node.op_type == "DequantizeLinear" else node.output[0]
+            found[name] = Quantization(float(scale.item()), int(zero_point.item()))
+    return found

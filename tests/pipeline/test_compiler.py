@@ -79,6 +79,29 @@ def test_manifest_describes_the_network(compiled: Path) -> None:
     assert model.manifest.model_file == DIGITS.name
 
 
+def test_manifest_says_how_integer_inputs_and_outputs_are_quantised(tmp_path: Path) -> None:
+    """Without scale and zero point nobody can feed a model that takes codes."""
+    tensor = onnx.helper.make_tensor_value_info
+    parameters = [("sx", 0.5), ("sy", 0.25)]
+    constants = [onnx.numpy_helper.from_array(np.float32(value), name) for name, value in parameters]
+    constants += [onnx.numpy_helper.from_array(np.int8(value), name) for name, value in (("zx", 3), ("zy", -7))]
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["x", "sx", "zx"], ["real"]),
+        onnx.helper.make_node("Relu", ["real"], ["positive"]),
+        onnx.helper.make_node("QuantizeLinear", ["positive", "sy", "zy"], ["y"]),
+    ]
+    ends = [tensor(name, onnx.TensorProto.INT8, [1, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "codes", ends[:1], ends[1:], constants)
+    path = tmp_path / "codes.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    model = load(pipeline.compile(path, "llvm", output=tmp_path / "codes.so"))
+    assert [str(info) for info in (*model.inputs, *model.outputs)] == [
+        "x: int8[1, 4], scale 0.5, zero point 3",
+        "y: int8[1, 4], scale 0.25, zero point -7",
+    ]
+    assert model(np.array([[-128, 3, 4, 127]], np.int8)).tolist() == [[-7, -7, -5, 127]]
+
+
 def test_every_operator_of_the_network_is_integer() -> None:
     """Said of ONNX nodes by their names, each once."""
     reports = pipeline.inspect(DIGITS)
