@@ -3,15 +3,14 @@
 Between two layers lies nothing but operators f with f(s x) = s f(x) for s > 0, channel by channel. So the output
 channel c of the first may be divided by s_c and the input channel c of the second multiplied by it. With r1 and r2 the
 largest weights of the channel in both, s = sqrt(r1 r2) / r2 makes them equal. Chains of layers are gone through until
-nothing changes much. This is for weights with one scale a tensor; scales of channels hardly need it.
+nothing changes much. This is for weights with one scale a tensor; scales of channels hardly need it. No bias is made
+larger than the layer's largest, which would stretch the range of the activations.
 
 Source: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section
 4.1. Unlike there, Clip (ReLU6) is not passed, as it is no such operator: it would have to clip each channel elsewhere.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from onnx import numpy_helper
@@ -23,39 +22,22 @@ _ROUNDS = 20
 _SETTLED = 1e-3
 """Largest change of a factor, as a part of it, that ends the rounds."""
 
-_LARGEST_FACTOR = 1e4
-"""Channels that hardly matter in one layer must not become all there is in another."""
+_NEGLIGIBLE = 1e-4
+"""Channels whose weights are below this part of the layer's largest count as dead and stay as they are."""
 
 _PASSED = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Flatten")
 
 
-@dataclass(frozen=True)
-class Equalized:
-    """What :func:`equalize` did."""
+def equalize(graph: Graph) -> int:
+    """Scale the weights and biases of all pairs in place; the model computes the same but for float rounding.
 
-    pairs: int
-    before: float
-    """Largest of a channel's largest weights over the smallest of them, geometric mean over the first layers."""
-    after: float
-
-    def describe(self) -> str:
-        """One line for the user."""
-        if not self.pairs:
-            return "equalisation: no two layers are joined by operators that it may pass (Clip is none)"
-        return (
-            f"equalisation: {self.pairs} pairs of layers; largest over smallest channel of the weights "
-            f"{self.before:.1f} before, {self.after:.1f} after"
-        )
-
-
-def equalize(graph: Graph) -> Equalized:
-    """Scale the weights and biases of all pairs in place; what the model computes stays the same but for rounding."""
+    Returns the number of pairs: 0 where no two layers are joined by operators that may be passed.
+    """
     pairs = _pairs(graph)
-    before = _spread(graph, pairs)
     for _ in range(_ROUNDS):
         if max((_equalize(graph, first, second) for first, second in pairs), default=0.0) < _SETTLED:
             break
-    return Equalized(len(pairs), before, _spread(graph, pairs))
+    return len(pairs)
 
 
 def _pairs(graph: Graph) -> list[tuple[Node, Node]]:
@@ -124,10 +106,14 @@ def _equalize(graph: Graph, first: Node, second: Node) -> float:
     """Returns by how much the factors differ from 1 at most."""
     r1 = np.abs(_outputs_first(graph, first)).max(axis=1).astype(np.float64)
     r2 = np.abs(_inputs_first(graph, second)).max(axis=1).astype(np.float64)
-    alive = (r1 > 0) & (r2 > 0)
+    alive = (r1 > _NEGLIGIBLE * r1.max()) & (r2 > _NEGLIGIBLE * r2.max())
     factor = np.ones_like(r1)
     factor[alive] = np.sqrt(r1[alive] / r2[alive])
-    factor = np.clip(factor, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
+    bias = graph.constant(first.input(2)) if first.input(2) else None
+    if bias is not None and np.abs(bias).max() > 0:
+        # Scaled up, a large bias would stretch the range of all activations.
+        least = np.abs(bias.astype(np.float64)) / np.abs(bias).max()
+        factor = np.where(alive, np.maximum(factor, np.minimum(least, 1.0)), 1.0)
     _scale(graph, first.inputs[1], 1 / factor, output_channel_axis(graph, first) or 0)
     if first.input(2):
         _scale(graph, first.inputs[2], 1 / factor, 0)
@@ -153,13 +139,3 @@ def _scale(graph: Graph, name: str, factor: Array, axis: int) -> None:
 
 def _replace(graph: Graph, name: str, value: Array) -> None:
     graph.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
-
-
-def _spread(graph: Graph, pairs: list[tuple[Node, Node]]) -> float:
-    logs = []
-    for first, _ in pairs:
-        largest = np.abs(_outputs_first(graph, first)).max(axis=1)
-        largest = largest[largest > 0]
-        if largest.size:
-            logs.append(np.log(largest.max() / largest.min()))
-    return float(np.exp(np.mean(logs))) if logs else 1.0

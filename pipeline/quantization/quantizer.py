@@ -49,6 +49,7 @@ class Quantizer:
         self.options = options
         self._tell = progress or (lambda _phase, _share: None)
         self._say = say
+        self._fidelity: Fidelity | None = None
         self._tell("read", 0.0)
         self.graph, self._source = load_float_graph(model)
         self.feeds = None if data is None else Feeds(data, self.graph.inputs, samples)
@@ -94,40 +95,49 @@ class Quantizer:
 
     def _encode(self) -> Encoding:
         options = self.options
-        if options.equalize:
-            self._tell("equalise", 0.02)
-            done = equalize(self.graph)
-            if self._say is not None:
-                self._say(done.describe())
         if options.bias_correction:
             add_missing_biases(self.graph)
         self.placement = place(self.graph, options)
-        observers = make_observers(self.graph, self.placement, options)
-        if observers:
-            watched = [Watched(self.placement.groups[index].sources, o) for index, o in observers.items()]
-            feeds = self._needed_feeds([entry.tensors[0] for entry in watched])
-            calibrate(self.graph, self.float_model(), watched, feeds, self._part("calibrate", 0.05, 0.8))
-        activations = encode_activations(self.graph, self.placement, options, observers)
-        self._tell("weights", 0.8)
-        encoding = Encoding(activations, encode_layers(self.graph, self.placement, options, activations))
+        encoding = self._equalized() if options.equalize else self._nearest(0.05, 0.8)
         if options.rounding == "adaround":
             self._improve("adaptive rounding", encoding, round_adaptively, 0.8, 0.9)
         if options.bias_correction:
             self._improve("bias correction", encoding, correct_biases, 0.9, 0.96)
         return encoding
 
+    def _nearest(self, start: float, end: float) -> Encoding:
+        """Calibrate, and round to nearest."""
+        observers = make_observers(self.graph, self.placement, self.options)
+        if observers:
+            watched = [Watched(self.placement.groups[index].sources, o) for index, o in observers.items()]
+            feeds = self._needed_feeds([entry.tensors[0] for entry in watched])
+            calibrate(self.graph, self.float_model(), watched, feeds, self._part("calibrate", start, end))
+        activations = encode_activations(self.graph, self.placement, self.options, observers)
+        self._tell("weights", end)
+        return Encoding(activations, encode_layers(self.graph, self.placement, self.options, activations))
+
+    def _equalized(self) -> Encoding:
+        """Equalise, then as :meth:`_nearest`; if anybody listens, both are done without it first, to compare."""
+        if self._say is None or self.feeds is None:
+            equalize(self.graph)
+            return self._nearest(0.05, 0.8)
+        before = self._sqnr(self._nearest(0.05, 0.4))
+        pairs = equalize(self.graph)
+        encoding = self._nearest(0.4, 0.8)
+        self._say(f"equalisation of {pairs} pairs of layers: {_gain(before, self._sqnr(encoding))}")
+        return encoding
+
     def _improve(self, name: str, encoding: Encoding, step: Callable[..., None], start: float, end: float) -> None:
         """Carry out a step on ``encoding``, and say what it did to the outputs if anybody listens."""
-        feeds = self._needed_feeds([])
-        part = self._part(name, start, end)
-        if self._say is None:
-            step(self.graph, self.placement, encoding, feeds, part)
-            return
-        fidelity = Fidelity(self.graph, feeds)
-        before = fidelity.sqnr(to_qdq(self.graph, self.placement, encoding))
-        step(self.graph, self.placement, encoding, feeds, part)
-        after = fidelity.sqnr(to_qdq(self.graph, self.placement, encoding))
-        self._say(f"{name}: SQNR of the outputs {before:.2f} dB before, {after:.2f} dB after")
+        before = None if self._say is None else self._sqnr(encoding)
+        step(self.graph, self.placement, encoding, self._needed_feeds([]), self._part(name, start, end))
+        if self._say is not None and before is not None:
+            self._say(f"{name}: {_gain(before, self._sqnr(encoding))}")
+
+    def _sqnr(self, encoding: Encoding) -> float:
+        if self._fidelity is None:
+            self._fidelity = Fidelity(self.graph, self._needed_feeds([]))
+        return self._fidelity.sqnr(to_qdq(self.graph, self.placement, encoding))
 
     def _needed_feeds(self, tensors: list[str]) -> Feeds:
         if self.feeds is not None:
@@ -141,3 +151,7 @@ class Quantizer:
 
     def _part(self, phase: str, start: float, end: float) -> Callable[[float], None]:
         return lambda share: self._tell(phase, start + (end - start) * share)
+
+
+def _gain(before: float, after: float) -> str:
+    return f"SQNR of the outputs {before:.2f} dB before, {after:.2f} dB after"
