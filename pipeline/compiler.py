@@ -183,7 +183,7 @@ def _signature(imported: ImportedModel, model: onnx.ModelProto) -> Signature:
 
 
 def _boundary_quantization(model: onnx.ModelProto) -> dict[str, Quantization]:
-    """Scale and zero point of tensors that a DequantizeLinear reads or a QuantizeLinear writes, where it has one of each.
+    """Scale and zero point of what a DequantizeLinear reads or a QuantizeLinear writes, where it has one of each.
 
     The caller asks for inputs and outputs only: these are the ones that are given and read as integers.
     """

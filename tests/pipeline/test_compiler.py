@@ -83,8 +83,10 @@ def test_manifest_says_how_integer_inputs_and_outputs_are_quantised(tmp_path: Pa
     """Without scale and zero point nobody can feed a model that takes codes."""
     tensor = onnx.helper.make_tensor_value_info
     parameters = [("sx", 0.5), ("sy", 0.25)]
-    constants = [onnx.numpy_helper.from_array(np.float32(value), name) for name, value in parameters]
-    constants += [onnx.numpy_helper.from_array(np.int8(value), name) for name, value in (("zx", 3), ("zy", -7))]
+    constants = [onnx.numpy_helper.from_array(np.array(value, np.float32), name) for name, value in parameters]
+    constants += [
+        onnx.numpy_helper.from_array(np.array(value, np.int8), name) for name, value in (("zx", 3), ("zy", -7))
+    ]
     nodes = [
         onnx.helper.make_node("DequantizeLinear", ["x", "sx", "zx"], ["real"]),
         onnx.helper.make_node("Relu", ["real"], ["positive"]),
