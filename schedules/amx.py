@@ -23,7 +23,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
 from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, padded_channels
-from .surround import surrounded, view
+from .rows import view
+from .surround import surrounded
 
 TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
 """A tile register has 16 rows of 64 bytes: 16 int32 sums, or 16 channels of 4 weights."""

@@ -20,7 +20,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
 from .compute.conv2d import Conv2d, padded_channels
-from .surround import surrounded, view
+from .rows import view
+from .surround import surrounded
+from .threads import MIN_PARALLEL_MACS
 
 BLOCK, VECTORS, LANES, ROWS = 64, 4, 16, 4
 """Channels of a step; its vectors of sums; sums of a vector; rows of the window in one dot product."""
@@ -33,9 +35,6 @@ TILE_COLUMNS = 4
 
 LARGEST = 2.0**30
 """Sums times multiplier are cut here, so that the conversion to int32 cannot wrap; the packs saturate to 0..255."""
-
-MIN_PARALLEL_MACS = 200_000
-"""Below this much work a kernel ends sooner than a second thread wakes up."""
 
 _CHANNEL = np.array([16 * q + 4 * v + e for v in range(VECTORS) for q in range(4) for e in range(4)])
 """Channel, within a block, of each sum in the order of the vectors."""

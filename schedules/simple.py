@@ -11,9 +11,8 @@ from .compute import elementwise as elementwise_compute
 from .compute import layout as layout_compute
 from .compute import matrix as matrix_compute
 from .compute.pooling import Pool2d, pool2d
-
-MIN_PARALLEL_ELEMENTS = 32_768
-"""Below this a kernel ends sooner than a second thread wakes up."""
+from .concat import concat_channels
+from .threads import MIN_PARALLEL_ELEMENTS
 
 VECTOR_BYTES = 64
 """Elements of a vector loop; LLVM splits it where the machine's vectors are shorter."""
@@ -114,5 +113,5 @@ def scheduled(problem: object) -> tvm.tirx.PrimFunc:
         case layout_compute.Unpack():
             return schedule_rows(layout_compute.unpack(problem)).mod["main"]
         case layout_compute.ConcatChannels():
-            return layout_compute.concat_channels(problem)
+            return concat_channels(problem)
     raise TypeError(f"no schedule for {type(problem).__name__}")

@@ -5,18 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
-from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as builder
 
 from .compute.conv2d import Conv2d
-
-COPY_BYTES = 64
-"""Bytes of one vector move."""
-
-
-def view(buffer: Any, shape: tuple[int, ...]) -> Any:
-    """The same memory under another shape."""
-    return builder.decl_buffer(shape, str(buffer.dtype), data=buffer.data)
+from .rows import fill, lanes, ramp
 
 
 def surrounded(x: Any, problem: Conv2d) -> tuple[Any, int]:
@@ -31,37 +23,16 @@ def surrounded(x: Any, problem: Conv2d) -> tuple[Any, int]:
         inside = tirx.all(y >= top, y < top + problem.h)
         with builder.If(inside):
             with builder.Then():
-                _fill(copy, (image, y), 0, left * channels, lambda _at, size: _lanes(outside, size))
-                _fill(
+                fill(copy, (image, y), 0, left * channels, lambda _at, size: lanes(outside, size))
+                fill(
                     copy,
                     (image, y),
                     left * channels,
                     problem.w * channels,
-                    lambda at, size: source[image, y - top, _ramp(at, size)],
+                    lambda at, size: source[image, y - top, ramp(at, size)],
                 )
                 end = (left + problem.w) * channels
-                _fill(copy, (image, y), end, right * channels, lambda _at, size: _lanes(outside, size))
+                fill(copy, (image, y), end, right * channels, lambda _at, size: lanes(outside, size))
             with builder.Else():
-                _fill(copy, (image, y), 0, columns * channels, lambda _at, size: _lanes(outside, size))
+                fill(copy, (image, y), 0, columns * channels, lambda _at, size: lanes(outside, size))
     return copy, columns
-
-
-def _lanes(value: Expr, size: int) -> Expr:
-    return value if size == 1 else tirx.Broadcast(value, size)
-
-
-def _ramp(start: Expr | int, size: int) -> Expr | int:
-    return start if size == 1 else tirx.Ramp(start, 1, size)
-
-
-def _fill(target: Any, row: tuple[Expr, ...], first: int, count: int, value: Any) -> None:
-    """``target[row, first + i] = value(i)`` for ``count`` bytes, in vectors as long as they go."""
-    start, size = 0, COPY_BYTES
-    while start < count:
-        while size > count - start:
-            size //= 2
-        moves = (count - start) // size
-        with builder.serial(0, moves) as move:
-            at = start + move * size
-            builder.buffer_store(target, value(at, size), [*row, _ramp(first + at, size)])
-        start += moves * size

@@ -29,6 +29,7 @@ from .compute.conv2d import (
     padded_channels,
 )
 from .intrinsics.x86 import DotProduct
+from .threads import MIN_PARALLEL_MACS
 
 ACCUMULATORS = {32: 28, 16: 12}
 """Registers of the tile by registers of the instruction set; the others hold weights and a broadcast."""
@@ -52,9 +53,6 @@ COPY_BYTES_PER_CYCLE = 16
 
 MAX_TILE_PIXELS, MAX_TILE_BLOCKS = 14, 8
 """Bounds of the tiles that are considered."""
-
-MIN_PARALLEL_MACS = 200_000
-"""Below this much work a kernel ends sooner than a second thread wakes up."""
 
 DEPTHWISE_TILE = 8
 """Output columns of a depthwise tile: their inputs overlap, and 8 sums and 10 inputs fit 32 registers."""

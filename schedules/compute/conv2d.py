@@ -19,6 +19,7 @@ from schedules.intrinsics.x86 import DotProduct
 
 from .arithmetic import Output, finish, int32
 from .stages import Stage, apply_stages
+from .window import output_size
 
 CHANNEL_BLOCK = 16
 """Channels of a stored activation are padded to a multiple of this, the widest vector of accumulators."""
@@ -62,11 +63,7 @@ class Conv2d:
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the result."""
-        sizes = []
-        for axis, size in enumerate((self.h, self.w)):
-            span = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-            sizes.append((size + self.padding[axis] + self.padding[axis + 2] - span) // self.strides[axis] + 1)
-        return sizes[0], sizes[1]
+        return output_size((self.h, self.w), self.kernel, self.strides, self.padding, self.dilation)
 
     @property
     def depthwise(self) -> bool:

@@ -13,9 +13,6 @@ import numpy as np
 import tvm
 from tvm import te, tirx
 from tvm.ir import Expr
-from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
-from tvm.script.ir_builder import tirx as builder
 
 from .elementwise import dequantized, quantized
 
@@ -132,42 +129,3 @@ class ConcatChannels:
     def name(self) -> str:
         """Operator and shape."""
         return f"concat_n{self.n}h{self.h}w{self.w}c{'_'.join(map(str, self.channels))}"
-
-
-COPY_BYTES = 64
-"""Bytes of one vector move."""
-
-
-def concat_channels(problem: ConcatChannels) -> tvm.tirx.PrimFunc:
-    """Arguments: the inputs, result. Already scheduled: one row after another in parallel, each input a run of moves.
-
-    The last input is copied with its padding where the result has room, so that whole vectors move.
-    """
-    rows, width = problem.n * problem.h, problem.w
-    with IRBuilder() as ib:
-        with builder.prim_func(s_tir=True):
-            builder.func_name("main")
-            inputs = [builder.arg(f"x{i}", T.Buffer((rows, width, c), "uint8")) for i, c in enumerate(problem.stored)]
-            result = builder.arg("result", T.Buffer((rows, width, problem.out_channels), "uint8"))
-            builder.func_attr({"tirx.noalias": True})
-            with builder.parallel(0, rows) as row, builder.serial(0, width) as column:
-                first = 0
-                for x, channels in zip(inputs, problem.channels, strict=True):
-                    _copy_run(x, result, row, column, first, channels)
-                    first += channels
-        return ib.get()
-
-
-def _copy_run(x: tirx.Buffer, result: tirx.Buffer, row: Expr, column: Expr, first: int, channels: int) -> None:
-    start, size = 0, COPY_BYTES
-    while start < channels:
-        while size > channels - start:
-            size //= 2
-        runs = (channels - start) // size
-        with builder.serial(0, runs) as run:
-            at = start + run * size
-            lanes = slice(at, at + size) if size == 1 else tirx.Ramp(at, 1, size)
-            target = first + at if size == 1 else tirx.Ramp(first + at, 1, size)
-            source = at if size == 1 else lanes
-            builder.buffer_store(result, x[row, column, source], [row, column, target])
-        start += runs * size

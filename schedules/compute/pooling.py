@@ -9,6 +9,7 @@ from tvm import te, tirx
 from tvm.ir import Expr
 
 from .arithmetic import Output, finish, int32
+from .window import output_size
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,7 @@ class Pool2d:
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the result."""
-        sizes = []
-        for axis, size in enumerate((self.h, self.w)):
-            span = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-            sizes.append((size + self.padding[axis] + self.padding[axis + 2] - span) // self.strides[axis] + 1)
-        return sizes[0], sizes[1]
+        return output_size((self.h, self.w), self.kernel, self.strides, self.padding, self.dilation)
 
     @property
     def name(self) -> str:
