@@ -10,10 +10,13 @@ from typing import Any
 import onnx
 
 import pipeline
+from pipeline.accuracy import measure_accuracy
 from pipeline.cli.data import EXPLAINED, add_data_arguments, open_data, tell_data
-from pipeline.cli.progress import progress_bar
-from pipeline.data import METADATA_KEY, Dataset, describe_model
+from pipeline.cli.progress import Progress, progress_bar
+from pipeline.data import METADATA_KEY, Dataset, describe_model, store_preprocessing
 from pipeline.errors import InputError
+from pipeline.network import open_network
+from pipeline.quantization import MixedPrecision, mixed_precision
 from pipeline.quantization.table_from_model import table_of_model
 
 HELP = "quantise a float ONNX file to 8 bits"
@@ -35,6 +38,7 @@ examples:
   octet quantize model.onnx --data images/ -o q.onnx --activations s8 --symmetric --weights per-tensor
 """
 SAMPLES = 512
+_METRICS = ("top1", "top5")
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = (
     "observer",
@@ -91,6 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mixed.add_argument("--exclude", action="append", metavar="REGEX", help="no nodes whose name has this; repeatable")
     mixed.add_argument("--skip-first", type=int, metavar="N", help="leave the first N layers with weights float")
     mixed.add_argument("--skip-last", type=int, metavar="N", help="leave the last N layers with weights float")
+    budget = "keep as few layers float as lose at most N points of the metric; --data needs classes"
+    mixed.add_argument("--max-drop", type=float, metavar="N", help=budget)
+    mixed.add_argument("--metric", choices=_METRICS, default="top1", help="what --max-drop is of (default: top1)")
     mixed.add_argument("--overrides", metavar="FILE.toml", help="exceptions for single tensors and layers")
 
 
@@ -103,15 +110,53 @@ def main(options: argparse.Namespace) -> None:
     with progress_bar(verbose=options.verbose) as progress:
         progress("reading the first sample", 0.0)
         next(data.batches())  # what does not fit the model is refused before minutes of work
-        path = pipeline.quantize(
-            options.model, data, output=output, metadata=_recipe(data), progress=progress, say=gains.append, **chosen
-        )
+        if options.max_drop is None:
+            chosen |= {"metadata": _recipe(data), "say": gains.append}
+            path = pipeline.quantize(options.model, data, output=output, progress=progress, **chosen)
+        else:
+            found = _within_budget(options, data, output, progress, chosen)
+            path, gains = found.path, _search_told(found, options)
     tell_data(data)
     for line in gains:
         print(line)
     if options.write_table:
         _write_table(path, options)
     print(describe(options.model, path, len(data) - len(data.unreadable)))
+
+
+def _within_budget(
+    options: argparse.Namespace, data: Dataset, output: str, progress: Progress, chosen: dict[str, Any]
+) -> MixedPrecision:
+    """Mixed precision, judged on the calibration samples."""
+    refused = [name for name in ("table", "table_scales") if name in chosen]
+    if refused:
+        raise InputError("--max-drop and --table exclude each other: the table fixes which layers are quantised")
+    if not data.labelled:
+        raise InputError("--max-drop measures accuracy, and the data has no classes; see --labels, or use --exclude")
+
+    def metric(path: Path) -> float:
+        result = measure_accuracy(open_network(path), data)
+        share = result.top1 if options.metric == "top1" else result.top5
+        if share is None:
+            raise InputError(f"--metric {options.metric}: the model has too few classes; take top1")
+        return share
+
+    chosen.setdefault("bias_correction", True)
+    found = mixed_precision(
+        options.model, data, output=output, metric=metric, max_drop=options.max_drop, progress=progress, **chosen
+    )
+    if data.used_preprocessing:
+        store_preprocessing(found.path, data.preprocessing)
+    return found
+
+
+def _search_told(found: MixedPrecision, options: argparse.Namespace) -> list[str]:
+    metrics = f"float {found.float_metric:.2f} %, all layers quantised {found.quantized_metric:.2f} %"
+    result = (
+        f"{options.metric}: {metrics}, this file {found.metric:.2f} %; {len(found.kept_float)} layers kept in float"
+    )
+    costs = [f"  {cost.name}: {cost.sqnr:.1f} dB, {cost.drop or 0.0:.2f} points" for cost in found.ranking]
+    return [result, *(["what each layer loses alone, worst first:", *costs] if costs else [])]
 
 
 def _write_table(model: Path, options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,24 @@ def test_options_reach_the_quantiser(tmp_path):
     assert all(np.abs(values[node.input[0]]).max() <= 8 for node in kernels)
 
 
+def test_budget_keeps_layers_in_float(capsys, tmp_path):
+    """At 2 bits the network is lost; the budget brings it back, and says by which layers."""
+    output = tmp_path / "q.onnx"
+    arguments = ["--data", IMAGES, "--samples", 60, "--weight-bits", 2, "--max-drop", 3, "-o", output]
+    assert octet("quantize", FLOAT, *arguments) == 0
+    out = capsys.readouterr().out
+    kept = int(re.search(r"(\d+) layers kept in float", out)[1])
+    assert 0 < kept < 10
+    assert out.count("  float: ") == kept
+    assert "what each layer loses alone, worst first:" in out
+    assert describe_model(output).preprocessing is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--max-drop", "-1"], "give 0 or more"),
+        (["--max-drop", "1", "--table", "t.table"], "exclude each other"),
         (["--observer", "best"], "observer 'best' is unknown"),
         (["--observer-option", "percentile"], "write NAME=NUMBER"),
         (["--exclude", "("], "is no regular expression"),
