@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import tvm
@@ -26,6 +25,8 @@ import tvm_ffi
 from tvm import relax
 from tvm.ir import Op
 from tvm.ir.op import register_op_attr
+
+from schedules.compute.arithmetic import Output as Output  # noqa: PLC0414 - part of this module, for all passes
 
 CONV2D = "octet.conv2d"
 DENSE = "octet.dense"
@@ -66,24 +67,6 @@ OPERATORS = (
 )
 
 
-@dataclass(frozen=True)
-class Output:
-    """What an operator does with its int32 result.
-
-    ``uint8``: requantise with ``zero_point`` and clamp to ``[qmin, qmax]``; ``float32``: multiply by M and stop;
-    ``int32``: the accumulator as it is (M is not used).
-    """
-
-    dtype: str = "uint8"
-    zero_point: int = 0
-    qmin: int = 0
-    qmax: int = 255
-
-    def attributes(self) -> dict[str, Any]:
-        """The four attributes ``out_dtype``, ``y_zero_point``, ``qmin`` and ``qmax``."""
-        return {"out_dtype": self.dtype, "y_zero_point": self.zero_point, "qmin": self.qmin, "qmax": self.qmax}
-
-
 def _infer_type(call: relax.Call, _builder: relax.BlockBuilder) -> relax.TensorType:
     return relax.TensorType([int(d) for d in call.attrs["out_shape"]], str(call.attrs["out_dtype"]))
 
@@ -99,11 +82,16 @@ def _register() -> None:
 _register()
 
 
+def output_attributes(output: Output) -> dict[str, Any]:
+    """``output`` as the four attributes ``out_dtype``, ``y_zero_point``, ``qmin`` and ``qmax``."""
+    return {"out_dtype": output.dtype, "y_zero_point": output.zero_point, "qmin": output.qmin, "qmax": output.qmax}
+
+
 def make(
     name: str, args: Sequence[relax.Expr], shape: Sequence[int], output: Output, attrs: Mapping[str, Any]
 ) -> relax.Call:
     """A call of operator ``name`` whose result has ``shape`` and the dtype of ``output``."""
-    values = {**attrs, **output.attributes(), "out_shape": [int(d) for d in shape]}
+    values = {**attrs, **output_attributes(output), "out_shape": [int(d) for d in shape]}
     return relax.Call(Op.get(name), list(args), tvm.ir.make_node("ir.DictAttrs", **values))
 
 

@@ -214,7 +214,7 @@ class _Emitter(Rewriter):
 
     def _matmul(self, _var: relax.Var, call: relax.Call) -> relax.Expr:
         a, b, multiplier = call.args
-        shape, lead = shape_of(call), shape_of(call)[:-2]
+        lead = shape_of(call)[:-2]
         batches = math.prod(lead)
         views = []
         for operand in (a, b):
@@ -226,8 +226,7 @@ class _Emitter(Rewriter):
         (batch_a, m, k), (batch_b, _, n) = shape_of(views[0]), shape_of(views[1])
         zeros = int(call.attrs["a_zero_point"]), int(call.attrs["b_zero_point"])
         problem = Matmul(batch_a, batch_b, m, k, n, *zeros, output_of(call))
-        result = self._call(problem, [*views, multiplier], (batches, m, n), call)
-        return result if shape == shape_of(call) else relax.op.reshape(self.emit(result, "batches"), shape)
+        return self._call(problem, [*views, multiplier], (batches, m, n), call)
 
     def _quantize(self, _var: relax.Var, call: relax.Call) -> relax.Expr:
         a = call.attrs

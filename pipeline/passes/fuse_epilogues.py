@@ -95,13 +95,7 @@ def _can_take(producer: relax.Expr | None, link: _Link, shape: tuple[int, ...]) 
 def _extended(producer: relax.Call, link: _Link, shape: tuple[int, ...]) -> relax.Call:
     attrs = dict(producer.attrs.items())
     attrs["stages"] = stages_to_json((*stages_of(producer), link.stage))
-    return operators.make(op_name(producer), [*producer.args, *link.operands], shape, _stored_output(producer), attrs)
-
-
-def _stored_output(producer: relax.Call) -> operators.Output:
-    """The anchor's own requantisation; the stages carry theirs."""
-    own = output_of(producer)
-    return operators.Output(own.dtype, own.zero_point, own.qmin, own.qmax)
+    return operators.make(op_name(producer), [*producer.args, *link.operands], shape, output_of(producer), attrs)
 
 
 def _alone(link: _Link, shape: tuple[int, ...]) -> relax.Call:

@@ -18,7 +18,11 @@ whose last eight are zero in the constant itself."""
 
 @dataclass(frozen=True)
 class Output:
-    """What becomes of an int32 result: see ``requantised`` (uint8), scaled (float32) or kept (int32)."""
+    """What becomes of an int32 result.
+
+    ``uint8``: requantised with ``zero_point`` and clamped to ``[qmin, qmax]``; ``float32``: multiplied by M;
+    ``int32``: kept as it is (M is not used).
+    """
 
     dtype: str = "uint8"
     zero_point: int = 0

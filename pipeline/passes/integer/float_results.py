@@ -95,7 +95,11 @@ class _FloatResults:
         multiplier = numpy_of(layer.args[_LAYERS[op_name(layer)]])
         if multiplier is None or not (multiplier == 1).all():
             return value
-        kept = {k: v for k, v in layer.attrs.items() if k not in ("out_shape", *_FLOAT32.output.attributes())}
+        kept = {
+            k: v
+            for k, v in layer.attrs.items()
+            if k not in ("out_shape", *operators.output_attributes(_FLOAT32.output))
+        }
         how = f"{op_name(layer)} with an int32 result"
         self.context.report.lowered(var.name, op_name(value), how)
         return operators.make(op_name(layer), layer.args, operators.shape_of(layer), Output(dtype="int32"), kept)
