@@ -19,6 +19,7 @@ from pipeline.frontend import ImportedModel, TensorSpec, import_model, load_mode
 from pipeline.package import check_output, package
 from pipeline.passes.integer import lower_to_integer
 from pipeline.passes.integer.report import OperatorReport, Report
+from pipeline.passes.kernel_table import KernelTable
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
 from pipeline.runtime.manifest import Quantization, Signature, TensorInfo
 from pipeline.targets import DeployTarget
@@ -37,6 +38,7 @@ class _Lowered:
     signature: Signature
     module: tvm.IRModule
     reports: list[OperatorReport]
+    node_names: Mapping[str, str]
 
 
 def compile(
@@ -82,7 +84,8 @@ def compile(
     tell("schedule", 0.35)
     module = run_phases(lowered.module, kernel_phases(deploy), dump)
     tell("generate code", 0.5)
-    executable = _generate_code(module, deploy)
+    table = KernelTable()
+    executable = _generate_code(module, deploy, table)
     tell("link", 0.95)
     integer = sum(r.kind == INTEGER for r in lowered.reports)
     path = package(
@@ -100,6 +103,7 @@ def compile(
             "pure_int8": pure_int8,
             **recipe,
         },
+        kernels=table.kernels(lowered.node_names),
     )
     tell("done", 1.0)
     return path
@@ -134,7 +138,7 @@ def _lower(
     dump.write("integer", module)
     types = {node.name: node.op_type for node in normalised.graph.node}
     reports = _by_node(report.entries, imported.node_names, types)
-    return _Lowered(_signature(imported, normalised), module, reports)
+    return _Lowered(_signature(imported, normalised), module, reports, imported.node_names)
 
 
 def _by_node(
@@ -163,10 +167,10 @@ def _refuse_float(reports: list[OperatorReport]) -> None:
         )
 
 
-def _generate_code(module: tvm.IRModule, target: DeployTarget) -> tvm.runtime.Executable:
+def _generate_code(module: tvm.IRModule, target: DeployTarget, table: KernelTable) -> tvm.runtime.Executable:
     tvm_target = target.tvm_target()
     try:
-        with tvm_target:
+        with tvm_target, tvm.transform.PassContext(instruments=[table]):
             return tvm.compile(module, target=tvm_target)
     except Exception as error:  # TVM raises many types, none of which means anything to a user
         lines = str(error).strip().splitlines() or [type(error).__name__]

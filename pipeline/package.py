@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pipeline
 from pipeline.errors import CompileError
 from pipeline.runtime.library import append_manifest, read_manifest, sha256_of
-from pipeline.runtime.manifest import Manifest, Signature
+from pipeline.runtime.manifest import Kernel, Manifest, Signature
 from pipeline.targets import DeployTarget
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ def package(
     float_operators: int = 0,
     input_alignment: int = 64,
     options: Mapping[str, Any] | None = None,
+    kernels: tuple[Kernel, ...] = (),
 ) -> Path:
     """Write the library to ``output`` and return its path.
 
     It is made beside ``output`` and renamed at the end: either the whole file is there afterwards, or what was there
     before. ``executable`` is what ``tvm.compile`` gives for a module whose ``main`` takes ``signature.inputs`` and
-    returns a tensor, or a tuple for several ``signature.outputs``. ``options`` are JSON values for the reader.
+    returns a tensor, or a tuple for several ``signature.outputs``. ``options`` are JSON values for the reader;
+    ``kernels`` are what the profiler needs to know, the calls in the order of execution.
 
     Raises:
         CompileError: there is no linker, linking failed, or ``output`` cannot be written.
@@ -62,6 +64,7 @@ def package(
             library_sha256=sha256_of(partial),
             input_alignment=input_alignment,
             options=dict(options or {}),
+            kernels=kernels,
         )
         append_manifest(partial, manifest)
         read_manifest(partial)

@@ -19,6 +19,7 @@ from pipeline.ir import operators
 from pipeline.ir.graph import Graph, Rewriter, numpy_of, op_name
 from pipeline.ir.operators import shape_of
 from pipeline.passes.fuse_epilogues import output_of, stages_of
+from pipeline.passes.kernel_table import MACS
 from pipeline.targets import DeployTarget
 from schedules import simple, x86
 from schedules.compute import conv2d as conv
@@ -90,6 +91,7 @@ class _Emitter(Rewriter):
     def _function(self, problem: Any, build: Callable[[], tvm.tirx.PrimFunc]) -> relax.GlobalVar:
         if problem not in self._functions:
             func = build().without_attr("global_symbol").with_attr("tirx.is_scheduled", True)
+            func = func.with_attr(MACS, getattr(problem, "macs", 0))
             self._functions[problem] = self.builder.add_func(func, problem.name)
         return self._functions[problem]
 

@@ -10,8 +10,8 @@ Loading a library is running a program: load only files you trust.
 from __future__ import annotations
 
 from pipeline.runtime.library import read_manifest
-from pipeline.runtime.manifest import Manifest, Quantization, Signature, TensorInfo
+from pipeline.runtime.manifest import Kernel, Manifest, Quantization, Signature, TensorInfo
 from pipeline.runtime.model import Model, load
 from pipeline.runtime.timing import Timing
 
-__all__ = ["Manifest", "Model", "Quantization", "Signature", "TensorInfo", "Timing", "load", "read_manifest"]
+__all__ = ["Kernel", "Manifest", "Model", "Quantization", "Signature", "TensorInfo", "Timing", "load", "read_manifest"]

@@ -27,6 +27,7 @@ DTYPES = (
     "float64",
 )
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS = 4096, 32, 2**40
+MAX_KERNELS, MAX_COUNT = 65536, 2**62
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,22 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """One call of a kernel, as the model has it: what it has to do, not what padded channels add to that."""
+
+    name: str
+    node: str
+    """The ONNX node whose result it gives; the nodes between that and the kernel's inputs are fused into it."""
+    macs: int
+    """Multiply-accumulates."""
+    weight_bytes: int
+    """Size of the constants that it reads, as they are packed."""
+    read_bytes: int
+    """Size of the activations that it reads."""
+    written_bytes: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything there is to know of a library without running it."""
 
@@ -84,6 +101,8 @@ class Manifest:
     """In bytes: what the code may assume of the address of its inputs. The runtime copies an input that has less."""
     options: dict[str, Any] = field(default_factory=dict)
     """How it was compiled: JSON values by option name."""
+    kernels: tuple[Kernel, ...] = ()
+    """Its calls of kernels, in the order of execution; none in a library from before there was this field."""
 
     def to_json(self) -> str:
         """One line of JSON, its keys in a fixed order."""
@@ -110,6 +129,7 @@ class Manifest:
                 f"the library has format {found!r} and this runtime reads format {FORMAT}; "
                 "compile the model again, or install the version of Octet that compiled it"
             )
+        data.setdefault("kernels", [])
         _check_keys(data, cls.__dataclass_fields__.keys(), "manifest")
         return cls(
             model_file=_string(data, "model_file"),
@@ -126,6 +146,9 @@ class Manifest:
             library_sha256=_sha256(data, "library_sha256"),
             input_alignment=_integer(data, "input_alignment", 1, 4096),
             options=_object(data, "options"),
+            kernels=tuple(
+                _kernel(entry, f"kernels[{i}]") for i, entry in enumerate(_list(data, "kernels", MAX_KERNELS))
+            ),
         )
 
 
@@ -162,10 +185,10 @@ def _integer(data: dict[str, Any], key: str, low: int, high: int) -> int:
     return value
 
 
-def _list(data: dict[str, Any], key: str) -> list[Any]:
+def _list(data: dict[str, Any], key: str, most: int = MAX_TENSORS) -> list[Any]:
     value = data[key]
-    if not isinstance(value, list) or len(value) > MAX_TENSORS:
-        raise _fail(f"{key} is not a list of at most {MAX_TENSORS}")
+    if not isinstance(value, list) or len(value) > most:
+        raise _fail(f"{key} is not a list of at most {most}")
     return value
 
 
@@ -197,6 +220,14 @@ def _tensor(data: Any, where: str) -> TensorInfo:
     if dtype not in DTYPES:
         raise _fail(f"{where} has the unknown dtype {dtype!r:.40}")
     return TensorInfo(_string(data, "name"), shape, dtype, _quantization(data["quantization"], where))
+
+
+def _kernel(data: Any, where: str) -> Kernel:
+    if not isinstance(data, dict):
+        raise _fail(f"{where} is not an object")
+    _check_keys(data, Kernel.__dataclass_fields__.keys(), where)
+    counts = (_integer(data, key, 0, MAX_COUNT) for key in ("macs", "weight_bytes", "read_bytes", "written_bytes"))
+    return Kernel(_string(data, "name"), _string(data, "node"), *counts)
 
 
 def _quantization(data: Any, where: str) -> Quantization | None:

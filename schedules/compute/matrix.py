@@ -68,6 +68,11 @@ class Matmul:
         """Operator and shape."""
         return f"matmul_b{max(self.batch_a, self.batch_b)}m{self.m}k{self.k}n{self.n}"
 
+    @property
+    def macs(self) -> int:
+        """Multiplications."""
+        return max(self.batch_a, self.batch_b) * self.m * self.k * self.n
+
 
 def matmul(problem: Matmul) -> tvm.tirx.PrimFunc:
     """Arguments: a, b, multiplier (1,), result. Blocks: "accumulate" and "result"."""
