@@ -1,7 +1,8 @@
 """Octet: compiles a quantised ONNX network into one INT8 shared library for one hardware target.
 
 ``pipeline.quantize`` makes such a network of a float one and needs onnxruntime; ``pipeline.compile`` and
-``pipeline.inspect`` need the compiler (Apache TVM). Both are imported when first used.
+``pipeline.inspect`` need the compiler (Apache TVM), and so does ``pipeline.profile``, which measures what the machine
+can do with code of its own. All are imported when first used.
 ``pipeline.load`` (the same as :func:`pipeline.runtime.load`) needs numpy and tvm_ffi alone.
 """
 
@@ -11,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.compiler import compile, inspect
+    from pipeline.profiling import profile
     from pipeline.quantization import quantize
     from pipeline.runtime import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile", "inspect", "load", "quantize"]
+__all__ = ["__version__", "compile", "inspect", "load", "profile", "quantize"]
 
 _HOMES = {
     "compile": "pipeline.compiler",
     "inspect": "pipeline.compiler",
     "load": "pipeline.runtime",
+    "profile": "pipeline.profiling",
     "quantize": "pipeline.quantization",
 }
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import accuracy, bench, compare, compile, inspect, quantize, run
+from pipeline.cli import accuracy, bench, compare, compile, inspect, profile, quantize, run
 from pipeline.errors import OctetError
 
-_VERBS = (quantize, compile, run, accuracy, compare, bench, inspect)
+_VERBS = (quantize, compile, run, accuracy, compare, bench, profile, inspect)
 _EPILOG = """\
 a first session:
   octet quantize float.onnx --data images/ -o model.onnx    if it is not quantised yet
@@ -24,6 +24,7 @@ a first session:
   octet compile model.onnx -o model.so        for this machine; --target for another
   octet run model.so photo.jpg --top-k 5
   octet bench model.so --threads 1
+  octet profile model.so --threads 1          which operators take the time, and what they could take
 
 `octet VERB --help` explains each verb, with examples.
 A compiled library is a program: run only libraries that you trust.

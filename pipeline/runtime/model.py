@@ -36,11 +36,16 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
             compiled with another version of TVM, or TVM's runtime is not installed.
         InputError: ``threads`` makes no sense.
     """
+    return load_several(path, threads, 1)[0]
+
+
+def load_several(path: str | os.PathLike[str], threads: int | None, count: int) -> list[Model]:
+    """``count`` models of one library, as :func:`load` gives one; its constants are in memory once."""
     path = Path(path)
     manifest = read_manifest(path)
     _check_cpu(path, manifest)
     tvm_runtime.check_versions(manifest)
-    return Model(tvm_runtime.load_virtual_machine(path), manifest, threads)
+    return [Model(machine, manifest, threads) for machine in tvm_runtime.load_virtual_machines(path, count)]
 
 
 def _check_cpu(path: Path, manifest: Manifest) -> None:
@@ -144,6 +149,14 @@ class Model:
                 array[...] = rng.integers(0, 2 if info.dtype == "bool" else 101, info.shape)
             inputs[info.name] = array
         return inputs
+
+    def instrument(self, function: Any) -> None:
+        """From now on, call ``function`` before and after each call of the virtual machine.
+
+        It gets the function called, its name, whether it is before, the result and the arguments; it may be a Python
+        or a TVM function, which takes the place of the one given before. For profilers: every call waits for it.
+        """
+        self._machine["set_instrument"](tvm_ffi.convert(function))
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
         tensors = [self._tensor(array, info) for array, info in zip(arrays, self.manifest.inputs, strict=True)]

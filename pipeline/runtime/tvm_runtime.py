@@ -80,8 +80,10 @@ def check_versions(manifest: Manifest) -> None:
             )
 
 
-def load_virtual_machine(path: Path) -> Any:
-    """The started virtual machine (a ``tvm_ffi.Module``) of the library at ``path``. From here on its code runs.
+def load_virtual_machines(path: Path, count: int = 1) -> list[Any]:
+    """``count`` started virtual machines (``tvm_ffi.Module``) of the library at ``path``, which share its constants.
+
+    From here on its code runs.
 
     Raises:
         LibraryError: the operating system or TVM refuses the file.
@@ -92,10 +94,12 @@ def load_virtual_machine(path: Path) -> Any:
         with tempfile.TemporaryDirectory(prefix="octet-") as folder:
             link = Path(folder) / f"{secrets.token_hex(8)}.so"
             link.symlink_to(path.resolve())
-            machine = tvm_ffi.load_module(str(link))["vm_load_executable"]()
+            library = tvm_ffi.load_module(str(link))
+            machines = [library["vm_load_executable"]() for _ in range(count)]
         cpu, device, pooled_allocator = 1, 0, 2
-        machine["vm_initialization"](cpu, device, pooled_allocator)
+        for machine in machines:
+            machine["vm_initialization"](cpu, device, pooled_allocator)
     except (RuntimeError, AttributeError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise LibraryError(f"cannot load {path}: {lines[0]}") from error
-    return machine
+    return machines
