@@ -11,6 +11,7 @@ The sums pass through a buffer in the L1 cache to the epilogue, which runs on ve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,11 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
-from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, padded_channels
+from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, pack_channels, padded_channels
+from .intrinsics.x86 import DotProduct
 from .rows import view
 from .surround import surrounded
+from .template import Knobs, Template
 
 TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
 """A tile register has 16 rows of 64 bytes: 16 int32 sums, or 16 channels of 4 weights."""
@@ -69,10 +72,43 @@ class _Plan:
     channel_tiles: int
 
 
-def supports(problem: Conv2d) -> bool:
-    """Whether :func:`conv2d` computes ``problem``, and is worth it."""
-    oh, ow = problem.output_size
-    return problem.groups == 1 and problem.weight_dtype == "int8" and problem.n * oh * ow >= MIN_PIXELS
+class MatrixTile(Template):
+    """The template for convolutions of at least some pixels on a CPU with AMX."""
+
+    name = "matrix-tile"
+
+    def supports(self, problem: Conv2d, dot: DotProduct) -> bool:
+        oh, ow = problem.output_size
+        return (
+            dot.matrix_unit
+            and problem.groups == 1
+            and problem.weight_dtype == "int8"
+            and problem.n * oh * ow >= MIN_PIXELS
+        )
+
+    def space(self, problem: Conv2d, dot: DotProduct) -> dict[str, tuple[int, ...]]:
+        return {"weights_first": (0, 1)}
+
+    def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
+        return {"weights_first": int(_weight_bytes(problem) > L2_WEIGHT_BYTES)}
+
+    def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
+        return conv2d(problem, weights_first=bool(knobs["weights_first"]))
+
+    def constants(
+        self,
+        problem: Conv2d,
+        dot: DotProduct,
+        knobs: Knobs,
+        arrays: Sequence[np.ndarray],
+    ) -> list[np.ndarray]:
+        weight, *vectors = arrays
+        return [_pack_weight(weight, problem), *(pack_channels(v, problem.oc) for v in vectors)]
+
+
+def _weight_bytes(problem: Conv2d) -> int:
+    plan = _plan(problem)
+    return padded_channels(problem.oc) * plan.runs[0] * plan.runs[1] * plan.steps * plan.step_bytes
 
 
 def _plan(problem: Conv2d) -> _Plan:
@@ -99,7 +135,7 @@ def _plan(problem: Conv2d) -> _Plan:
     )
 
 
-def pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
+def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
     """(O, C, KH, KW) to (blocks, runs, steps, step bytes / 4, 16, 4), in the order in which the kernel reads."""
     plan = _plan(problem)
     channels = padded_channels(problem.oc)
@@ -115,7 +151,7 @@ def pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
     return np.ascontiguousarray(blocks.transpose(0, 2, 3, 4, 1, 5))
 
 
-def conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
+def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
     """The scheduled convolution; arguments as for ``compute.conv2d.conv2d``, the weight packed as above."""
     plan = _plan(problem)
     oh, ow = problem.output_size
@@ -131,7 +167,8 @@ def conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
             result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
             builder.func_attr({"tirx.noalias": True})
             image, image_width = surrounded(x, problem) if any(problem.padding) else (x, problem.w)
-            _tiles(problem, plan, image, image_width, weight, _row_of_pixels(extra), _row_of_pixels([result])[0])
+            buffers = image, image_width, weight, _row_of_pixels(extra), _row_of_pixels([result])[0]
+            _tiles(problem, plan, weights_first, *buffers)
         return ib.get()
 
 
@@ -171,14 +208,20 @@ def _configure(plan: _Plan) -> None:
 
 
 def _tiles(
-    problem: Conv2d, plan: _Plan, image: Any, image_width: int, weight: Any, extra: list[Any], result: Any
+    problem: Conv2d,
+    plan: _Plan,
+    weights_first: bool,
+    image: Any,
+    image_width: int,
+    weight: Any,
+    extra: list[Any],
+    result: Any,
 ) -> None:
     blocks = padded_channels(problem.oc) // LANES
     slices = -(-blocks // plan.channel_tiles)
     groups = -(-plan.tiles // plan.pixel_tiles)
     groups_a_share = -(-groups // min(groups, max(PIXEL_SHARES, groups // GROUPS_A_SHARE)))
     shares = -(-groups // groups_a_share)
-    weights_first = int(np.prod([int(d) for d in weight.shape])) > L2_WEIGHT_BYTES
     outer, inner = (slices, shares) if weights_first else (shares, slices)
     with builder.parallel(0, outer) as i:
         _configure(plan)

@@ -9,6 +9,7 @@ saturating packs of the epilogue, which work within quarters too, bring the resu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
 from .compute.conv2d import Conv2d, padded_channels
+from .intrinsics.x86 import DotProduct
 from .rows import view
 from .surround import surrounded
+from .template import Knobs, Template
 from .threads import MIN_PARALLEL_MACS
 
 BLOCK, VECTORS, LANES, ROWS = 64, 4, 16, 4
@@ -30,8 +33,8 @@ BLOCK, VECTORS, LANES, ROWS = 64, 4, 16, 4
 MAX_KERNEL_ROWS = ROWS
 """Taller windows would need a second interleaving."""
 
-TILE_COLUMNS = 4
-"""Output columns of a tile: 16 of the 32 registers hold their sums."""
+TILE_COLUMNS, MAX_TILE_COLUMNS = 4, 6
+"""Output columns of a tile: at 4, 16 of the 32 registers hold their sums, at 6, 24."""
 
 LARGEST = 2.0**30
 """Sums times multiplier are cut here, so that the conversion to int32 cannot wrap; the packs saturate to 0..255."""
@@ -45,21 +48,45 @@ MAX_WASTE, MAX_WASTE_LARGE, LARGE_IMAGE = 1.2, 1.34, 1024
 least 1024 pixels, where the start of each row counts less."""
 
 
-def supports(problem: Conv2d) -> bool:
-    """Whether :func:`depthwise_conv2d` computes ``problem``, and is worth it."""
-    channels = padded_channels(problem.oc)
-    waste = -(-channels // BLOCK) * BLOCK / channels
-    oh, ow = problem.output_size
-    return (
-        problem.depthwise
-        and waste <= (MAX_WASTE_LARGE if oh * ow >= LARGE_IMAGE else MAX_WASTE)
-        and problem.weight_dtype == "int8"
-        and channels >= BLOCK
-        and problem.kernel[0] <= MAX_KERNEL_ROWS
-        and problem.output.dtype == "uint8"
-        and not problem.window_sum
-        and not problem.stages
-    )
+class InterleavedDepthwise(Template):
+    """The template for depthwise convolutions of 64 channels and more."""
+
+    name = "interleaved-depthwise"
+
+    def supports(self, problem: Conv2d, dot: DotProduct) -> bool:
+        channels = padded_channels(problem.oc)
+        waste = -(-channels // BLOCK) * BLOCK / channels
+        oh, ow = problem.output_size
+        return (
+            dot.interleaves
+            and problem.depthwise
+            and waste <= (MAX_WASTE_LARGE if oh * ow >= LARGE_IMAGE else MAX_WASTE)
+            and problem.weight_dtype == "int8"
+            and channels >= BLOCK
+            and problem.kernel[0] <= MAX_KERNEL_ROWS
+            and problem.output.dtype == "uint8"
+            and not problem.window_sum
+            and not problem.stages
+        )
+
+    def space(self, problem: Conv2d, dot: DotProduct) -> dict[str, tuple[int, ...]]:
+        return {"columns": tuple(range(1, min(MAX_TILE_COLUMNS, problem.output_size[1]) + 1))}
+
+    def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
+        return {"columns": min(TILE_COLUMNS, problem.output_size[1])}
+
+    def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
+        return depthwise_conv2d(problem, knobs["columns"])
+
+    def constants(
+        self,
+        problem: Conv2d,
+        dot: DotProduct,
+        knobs: Knobs,
+        arrays: Sequence[np.ndarray],
+    ) -> list[np.ndarray]:
+        weight, *vectors = arrays
+        return [_pack_weight(weight, problem), *(_pack_channels(v, problem) for v in vectors)]
 
 
 def _block_starts(channels: int) -> list[int]:
@@ -67,7 +94,7 @@ def _block_starts(channels: int) -> list[int]:
     return [min(start, channels - BLOCK) for start in range(0, channels, BLOCK)]
 
 
-def pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
+def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
     """(C, 1, KH, KW) int8 to (blocks, KW, vectors, lanes, rows), zero for rows that the window lacks."""
     channels = padded_channels(problem.oc)
     taps = np.zeros((channels, ROWS, problem.kernel[1]), np.int8)
@@ -77,7 +104,7 @@ def pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
     return np.ascontiguousarray(ordered.transpose(0, 4, 1, 2, 3))
 
 
-def pack_channels(values: np.ndarray, problem: Conv2d) -> np.ndarray:
+def _pack_channels(values: np.ndarray, problem: Conv2d) -> np.ndarray:
     """(C,) to (blocks, vectors, lanes)."""
     channels = padded_channels(problem.oc)
     padded = np.pad(values, (0, channels - len(values)))
@@ -85,8 +112,8 @@ def pack_channels(values: np.ndarray, problem: Conv2d) -> np.ndarray:
     return np.ascontiguousarray(blocks.reshape(-1, VECTORS, LANES))
 
 
-def depthwise_conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
-    """The scheduled convolution. Arguments: x, weight, bias, multiplier (all three packed as above), result."""
+def depthwise_conv2d(problem: Conv2d, tile: int) -> tvm.tirx.PrimFunc:
+    """The convolution in tiles of ``tile`` columns. Arguments: x, weight, bias, multiplier (all packed), result."""
     oh, ow = problem.output_size
     channels = padded_channels(problem.oc)
     blocks = len(_block_starts(channels))
@@ -107,7 +134,6 @@ def depthwise_conv2d(problem: Conv2d) -> tvm.tirx.PrimFunc:
             with loop(0, problem.n * oh) as row, builder.serial(0, blocks) as block:
                 first_row = row // oh * rows + row % oh * problem.strides[0]
                 channel = tirx.min(block * BLOCK, channels - BLOCK)
-                tile = min(TILE_COLUMNS, ow)
                 with builder.serial(0, -(-ow // tile)) as step:
                     column = tirx.min(step * tile, ow - tile)
                     sums = builder.alloc_buffer((tile * BLOCK,), "int32", scope="local", align=BLOCK)

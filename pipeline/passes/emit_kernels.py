@@ -21,19 +21,25 @@ from pipeline.ir.operators import shape_of
 from pipeline.passes.fuse_epilogues import output_of, stages_of
 from pipeline.passes.kernel_table import MACS
 from pipeline.targets import DeployTarget
-from schedules import simple, x86
+from schedules import convolution, simple
 from schedules.compute import conv2d as conv
 from schedules.compute.elementwise import Dequantize, Elementwise, Quantize, Reencode
 from schedules.compute.layout import ConcatChannels, Pack, Unpack
 from schedules.compute.matrix import Matmul, Softmax
 from schedules.compute.pooling import Pool2d
 from schedules.compute.stages import operand_count
-from schedules.intrinsics.x86 import DOT_PRODUCTS
+from schedules.intrinsics.x86 import DOT_PRODUCTS, DotProduct
+from schedules.template import Configuration
+
+Configure = Callable[[conv.Conv2d, DotProduct], Configuration]
+"""Chooses template and knobs of a convolution."""
 
 
-def emit_kernels(module: tvm.IRModule, target: DeployTarget) -> tvm.IRModule:
+def emit_kernels(
+    module: tvm.IRModule, target: DeployTarget, configure: Configure = convolution.default_configuration
+) -> tvm.IRModule:
     """The module with kernels for ``target`` in place of ``octet.*`` operators."""
-    return _Emitter(Graph(module), target).emit_all()
+    return _Emitter(Graph(module), target, configure).emit_all()
 
 
 def _constant(expr: relax.Expr) -> np.ndarray:
@@ -52,8 +58,9 @@ def _quad(values: Any) -> tuple[int, int, int, int]:
 
 
 class _Emitter(Rewriter):
-    def __init__(self, graph: Graph, target: DeployTarget) -> None:
+    def __init__(self, graph: Graph, target: DeployTarget, configure: Configure) -> None:
         super().__init__(graph)
+        self._configure = configure
         self._dot = DOT_PRODUCTS[target.dot]
         self._functions: dict[object, relax.GlobalVar] = {}
         self._emit_by_name: dict[str, Callable[[relax.Var, relax.Call], relax.Expr]] = {
@@ -171,11 +178,13 @@ class _Emitter(Rewriter):
         rest = list(call.args[4:])
         if problem.window_sum:
             vectors.append(_constant(rest[1]))
-        packed = [relax.const(array) for array in x86.convolution_constants(problem, self._dot, [weight, *vectors])]
+        choice = self._configure(problem, self._dot)
+        arrays = convolution.constants(problem, self._dot, choice, [weight, *vectors])
+        packed = [relax.const(array) for array in arrays]
         if problem.window_sum:
             rest = [rest[0], packed.pop(), *rest[2:]]
         args = [call.args[0], *packed, *rest]
-        function = self._function(problem, lambda: x86.convolution(problem, self._dot))
+        function = self._function(problem, lambda: convolution.build(problem, self._dot, choice))
         return relax.call_tir(function, args, relax.TensorType(shape_of(call), problem.result_dtype))
 
     def _pool2d(self, _var: relax.Var, call: relax.Call) -> relax.Expr:

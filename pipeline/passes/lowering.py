@@ -8,22 +8,23 @@ from pathlib import Path
 import tvm
 
 from pipeline.passes.assign_layout import assign_layout
-from pipeline.passes.emit_kernels import emit_kernels
+from pipeline.passes.emit_kernels import Configure, emit_kernels
 from pipeline.passes.fuse_epilogues import fuse_epilogues
 from pipeline.targets import DeployTarget
+from schedules.convolution import default_configuration
 
 Phase = tuple[str, Callable[[tvm.IRModule], tvm.IRModule]]
 
 
-def kernel_phases(target: DeployTarget) -> list[Phase]:
-    """The phases after the integer lowering, in order."""
+def kernel_phases(target: DeployTarget, configure: Configure = default_configuration) -> list[Phase]:
+    """The phases after the integer lowering, in order; ``configure`` chooses the schedules of the convolutions."""
     return [
         # Integer operators, one for each of the model's.
         ("fuse-epilogues", fuse_epilogues),
         # Fewer integer operators, still in the model's layout.
         ("assign-layout", assign_layout),
         # Stored activations between explicit changes of layout.
-        ("emit-kernels", lambda module: emit_kernels(module, target)),
+        ("emit-kernels", lambda module: emit_kernels(module, target, configure)),
         # Scheduled TensorIR functions, called in turn.
     ]
 

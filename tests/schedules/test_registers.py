@@ -14,11 +14,12 @@ import pytest
 import tvm
 
 from pipeline.targets import PRESETS
-from schedules import x86
+from schedules import convolution
 from schedules.compute.arithmetic import Output
 from schedules.compute.conv2d import Conv2d
 from schedules.compute.stages import Add, Stage
-from schedules.intrinsics.x86 import DOT_PRODUCTS
+from schedules.intrinsics.x86 import DOT_PRODUCTS, DotProduct
+from schedules.register_tile import choose_tile
 from tests.schedules.problem import parse
 
 RESNET50 = [
@@ -85,12 +86,16 @@ def _symbol(text: str) -> str:
     return text.replace("_+", "_")
 
 
+def _kernel(problem: Conv2d, dot: DotProduct) -> tvm.tirx.PrimFunc:
+    return convolution.build(problem, dot, convolution.default_configuration(problem, dot))
+
+
 @cache
 def _loops(target_name: str) -> dict[str, list[list[str]]]:
     """The instructions of each innermost loop, by function, for all cases of a target."""
     target = PRESETS[target_name]
     dot, tvm_target = DOT_PRODUCTS[target.dot], target.tvm_target()
-    kernels = {_symbol(text): x86.convolution(_problem(text), dot) for text in CASES[target_name]}
+    kernels = {_symbol(text): _kernel(_problem(text), dot) for text in CASES[target_name]}
     module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in kernels.items()})
     with tvm_target:
         library = tvm.tirx.build(module, target=tvm_target)
@@ -117,7 +122,7 @@ def test_sums_stay_in_registers(target_name: str, text: str) -> None:
     product = re.compile(rf"(\{{vex\}}\s+)?{INSTRUCTION[target_name]}\b")
     parallel = [name for name in loops if name.startswith(f"{_symbol(text)}_compute_")]
     assert parallel, "the convolution is not in a parallel loop, where spilling happens"
-    tile = x86.choose_tile(_problem(text), DOT_PRODUCTS[PRESETS[target_name].dot])
+    tile = choose_tile(_problem(text), DOT_PRODUCTS[PRESETS[target_name].dot])
     found = 0
     for loop in (loop for name in parallel for loop in loops[name]):
         products = sum(bool(product.match(line)) for line in loop)

@@ -1,4 +1,4 @@
-"""Schedules of the convolutions on x86, whatever the width of its vectors.
+"""Convolutions as register tiles, whatever the width of the vectors.
 
 A register tile of ``pixels`` neighbouring outputs x ``blocks`` vectors of output channels stays in registers during the
 whole reduction; each step loads ``blocks`` weight vectors, broadcasts one group of input channels a pixel, and issues
@@ -16,20 +16,18 @@ import numpy as np
 import tvm
 from tvm.s_tir import Schedule
 
-from . import amx, depthwise
 from .compute.conv2d import (
     Conv2d,
     channel_span,
     conv2d,
-    depthwise_conv2d,
     needs_surround,
     pack_channels,
-    pack_depthwise_weight,
     pack_weight,
     padded_channels,
 )
+from .copies import parallel, schedule_copies
 from .intrinsics.x86 import DotProduct
-from .threads import MIN_PARALLEL_MACS
+from .template import Knobs, Template
 
 ACCUMULATORS = {32: 28, 16: 12}
 """Registers of the tile by registers of the instruction set; the others hold weights and a broadcast."""
@@ -54,32 +52,44 @@ COPY_BYTES_PER_CYCLE = 16
 MAX_TILE_PIXELS, MAX_TILE_BLOCKS = 14, 8
 """Bounds of the tiles that are considered."""
 
-DEPTHWISE_TILE = 8
-"""Output columns of a depthwise tile: their inputs overlap, and 8 sums and 10 inputs fit 32 registers."""
 
+class RegisterTile(Template):
+    """The template that computes every convolution; depthwise ones have better."""
 
-def convolution(problem: Conv2d, dot: DotProduct) -> tvm.tirx.PrimFunc:
-    """The scheduled kernel of a convolution or fully connected layer; see ``compute.conv2d`` for its arguments."""
-    if dot.matrix_unit and amx.supports(problem):
-        return amx.conv2d(problem)
-    if dot.interleaves and depthwise.supports(problem):
-        return depthwise.depthwise_conv2d(problem)
-    schedule = schedule_depthwise_conv2d if problem.depthwise else schedule_conv2d
-    return schedule(problem, dot).mod["main"]
+    name = "register-tile"
 
+    def supports(self, problem: Conv2d, dot: DotProduct) -> bool:
+        return not problem.depthwise
 
-def convolution_constants(problem: Conv2d, dot: DotProduct, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """(weight, bias, multiplier[, weight zero points]) of the model, packed as :func:`convolution` wants them."""
-    weight, *vectors = arrays
-    if dot.interleaves and depthwise.supports(problem):
-        return [depthwise.pack_weight(weight, problem), *(depthwise.pack_channels(v, problem) for v in vectors)]
-    if dot.matrix_unit and amx.supports(problem):
-        packed = amx.pack_weight(weight, problem)
-    elif problem.depthwise:
-        packed = pack_depthwise_weight(weight, problem)
-    else:
-        packed = pack_weight(weight, problem, dot)
-    return [packed, *(pack_channels(v, problem.oc) for v in vectors)]
+    def space(self, problem: Conv2d, dot: DotProduct) -> dict[str, tuple[int, ...]]:
+        width = min(problem.output_size[1], MAX_TILE_PIXELS)
+        return {
+            "pixels": tuple(range(1, width + 1)),
+            "blocks": tuple(divisors(padded_channels(problem.oc) // dot.lanes, MAX_TILE_BLOCKS)),
+            "weights_first": (0, 1),
+        }
+
+    def admits(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> bool:
+        return knobs["pixels"] * knobs["blocks"] <= ACCUMULATORS[dot.registers]
+
+    def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
+        tile = choose_tile(problem, dot)
+        weights_first = weight_bytes(problem, dot) > L2_WEIGHT_BYTES
+        return {"pixels": tile.pixels, "blocks": tile.blocks, "weights_first": int(weights_first)}
+
+    def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
+        tile = tile_of(problem, knobs["pixels"], knobs["blocks"])
+        return schedule_conv2d(problem, dot, tile, weights_first=bool(knobs["weights_first"])).mod["main"]
+
+    def constants(
+        self,
+        problem: Conv2d,
+        dot: DotProduct,
+        knobs: Knobs,
+        arrays: Sequence[np.ndarray],
+    ) -> list[np.ndarray]:
+        weight, *vectors = arrays
+        return [pack_weight(weight, problem, dot), *(pack_channels(v, problem.oc) for v in vectors)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,13 @@ class Tile:
     columns: int
 
 
-def _divisors(value: int, limit: int) -> list[int]:
+def tile_of(problem: Conv2d, pixels: int, blocks: int) -> Tile:
+    """A tile, whose columns are the width rounded up."""
+    return Tile(pixels, blocks, -(-problem.output_size[1] // pixels) * pixels)
+
+
+def divisors(value: int, limit: int) -> list[int]:
+    """All divisors of ``value`` up to ``limit``."""
     return [d for d in range(1, min(value, limit) + 1) if value % d == 0]
 
 
@@ -102,9 +118,9 @@ def choose_tile(problem: Conv2d, dot: DotProduct) -> Tile:
     """
     width = problem.output_size[1]
     candidates = [
-        Tile(pixels, blocks, -(-width // pixels) * pixels)
+        tile_of(problem, pixels, blocks)
         for pixels in range(1, min(width, MAX_TILE_PIXELS) + 1)
-        for blocks in _divisors(padded_channels(problem.oc) // dot.lanes, MAX_TILE_BLOCKS)
+        for blocks in divisors(padded_channels(problem.oc) // dot.lanes, MAX_TILE_BLOCKS)
         if pixels * blocks <= ACCUMULATORS[dot.registers]
     ]
     return min(candidates, key=lambda tile: estimate_cycles(problem, dot, tile))
@@ -130,22 +146,24 @@ def estimate_cycles(problem: Conv2d, dot: DotProduct, tile: Tile) -> float:
     return tiles * (reduction / dot.depth * step + TILE_CYCLES) + copied / COPY_BYTES_PER_CYCLE
 
 
-def schedule_conv2d(problem: Conv2d, dot: DotProduct, tile: Tile | None = None) -> Schedule:
-    """The convolution, tensorised with ``dot``; ``tile`` defaults to :func:`choose_tile`."""
-    tile = tile or choose_tile(problem, dot)
+def schedule_conv2d(problem: Conv2d, dot: DotProduct, tile: Tile, *, weights_first: bool) -> Schedule:
+    """The convolution, tensorised with ``dot``.
+
+    ``weights_first``: the whole image passes for each slice of the weights, instead of all weights for each image row.
+    """
     s = Schedule(conv2d(problem, dot, tile.columns))
     accumulate, result = s.get_sblock("accumulate"), s.get_sblock("result")
     n, h, w, c = s.get_loops(result)
     c_block, lane = s.split(c, [None, dot.lanes])
     w_tile, pixel = s.split(w, [None, tile.pixels])
     c_tile, block = s.split(c_block, [None, tile.blocks])
-    outer = (n, c_tile, h) if _weight_bytes(problem, dot) > L2_WEIGHT_BYTES else (n, h, c_tile)
+    outer = (n, c_tile, h) if weights_first else (n, h, c_tile)
     s.reorder(*outer, w_tile, pixel, block, lane)
     s.set_scope(accumulate, 0, "local")
     s.compute_at(accumulate, w_tile, preserve_unit_loops=True)
     pixel_in, block_in, lane_in, kh, kw, ko, _ki = s.get_loops(accumulate)[-7:]
     s.reorder(kh, kw, ko, pixel_in, block_in, lane_in)
-    _parallel(s, s.fuse(*outer), problem)
+    parallel(s, s.fuse(*outer), problem)
     init = s.decompose_reduction(accumulate, kh)
     s.tensorize(lane_in, dot.intrinsic)
     s.unroll(pixel_in)
@@ -157,62 +175,15 @@ def schedule_conv2d(problem: Conv2d, dot: DotProduct, tile: Tile | None = None) 
     s.vectorize(lane)
     s.unroll(block)
     s.unroll(pixel)
-    _schedule_copies(s, problem, needs_surround(problem, dot, _columns_read(problem, tile)), dot.lanes * dot.depth)
+    schedule_copies(s, problem, needs_surround(problem, dot, _columns_read(problem, tile)), dot.lanes * dot.depth)
     return s
 
 
-def schedule_depthwise_conv2d(problem: Conv2d, dot: DotProduct) -> Schedule:
-    """The depthwise convolution: one vector of channels, a few columns, the window unrolled.
-
-    LLVM turns the 32-bit product of two widened narrow numbers into a 16-bit multiply-add, so no intrinsic is needed.
-    """
-    s = Schedule(depthwise_conv2d(problem))
-    accumulate, result = s.get_sblock("accumulate"), s.get_sblock("result")
-    n, h, w, c = s.get_loops(result)
-    c_block, lane = s.split(c, [None, dot.lanes])
-    pixels = max(_divisors(problem.output_size[1], DEPTHWISE_TILE))
-    w_tile, pixel = s.split(w, [None, pixels])
-    s.reorder(n, h, c_block, w_tile, pixel, lane)
-    s.set_scope(accumulate, 0, "local")
-    s.compute_at(accumulate, w_tile, preserve_unit_loops=True)
-    pixel_in, lane_in, kh, kw = s.get_loops(accumulate)[-4:]
-    s.reorder(kh, kw, pixel_in, lane_in)
-    rows = s.fuse(n, h)
-    _parallel(s, rows, problem)
-    s.vectorize(lane_in)
-    init = s.decompose_reduction(accumulate, kh)
-    s.unroll(pixel_in)
-    s.unroll(kw)
-    s.unroll(kh)
-    s.unroll(s.get_loops(init)[-2])
-    s.vectorize(lane)
-    s.unroll(pixel)
-    _schedule_copies(s, problem, any(problem.padding), dot.lanes)
-    return s
-
-
-def _weight_bytes(problem: Conv2d, dot: DotProduct) -> int:
+def weight_bytes(problem: Conv2d, dot: DotProduct) -> int:
+    """Of the packed weights."""
     taps = channel_span(problem, dot).size * math.prod(problem.kernel)
     return padded_channels(problem.oc) * taps * np.dtype(dot.weight_dtype).itemsize
 
 
 def _columns_read(problem: Conv2d, tile: Tile) -> int:
     return (tile.columns - 1) * problem.strides[1] + (problem.kernel[1] - 1) * problem.dilation[1] + 1
-
-
-def _parallel(s: Schedule, loop: tvm.s_tir.schedule.LoopRV, problem: Conv2d) -> None:
-    if problem.macs >= MIN_PARALLEL_MACS:
-        s.parallel(loop)
-
-
-def _schedule_copies(s: Schedule, problem: Conv2d, surrounded: bool, vector: int) -> None:
-    """The copies before and after: rows in parallel, channels in vectors."""
-    names = ["surrounded"] if surrounded else []
-    if any(s.get(block).name_hint == "cropped" for block in s.get_child_blocks(s.get_sblock("root"))):
-        names.append("cropped")
-    for name in names:
-        n, h, _, c = s.get_loops(s.get_sblock(name))
-        channels = int(s.get(c).extent)
-        widest = max(_divisors(channels, vector))
-        s.vectorize(s.split(c, [None, widest])[1])
-        _parallel(s, s.fuse(n, h), problem)
