@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format lock clean
+.PHONY: help setup demo profile test test-slow lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -33,6 +33,10 @@ $(STAMP): pyproject.toml requirements/build.txt requirements/constraints.txt
 
 demo: $(STAMP) ## compile a model for this machine, run it, compare with onnxruntime (MODEL=your.onnx for your own)
 	@$(RUN) examples/demo.py --target '$(TARGET)' --threads '$(THREADS)' $(if $(DATA),--data '$(DATA)') $(if $(MODEL),'$(MODEL)') $(ARGS)
+
+profile: $(STAMP) ## show where the time of a compiled model goes (MODEL=model.so)
+	@test -n '$(MODEL)' || { echo "make: name a compiled model: make profile MODEL=model.so" >&2; exit 1; }
+	@$(RUN) -m pipeline profile '$(MODEL)' --threads '$(THREADS)' $(if $(DATA),--data '$(DATA)') $(ARGS)
 
 test: lint ## linters, type checker and tests
 	@$(RUN) -m pytest -n 2

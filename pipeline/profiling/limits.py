@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
 from pipeline.runtime import TensorInfo, threads
+from pipeline.runtime.cpu import usable_cpus
 from pipeline.runtime.model import aligned_empty
 from pipeline.targets import DeployTarget
 from schedules.compute.arithmetic import int32
@@ -33,11 +36,14 @@ STEPS, TILE_STEPS = 64, 4
 ROUNDS = {"amx": 100_000, "avx512vnni": 10_000, "avxvnni": 10_000, "avx2": 10_000, "sse2": 10_000}
 """A slice takes some milliseconds: rounds of 64 vector steps, or of 4 steps of the matrix unit."""
 
-SLICES, SECONDS = 60, 0.05
-"""Slices of the dot product, and seconds for each size of memory."""
+SECONDS, PATIENCE = 0.3, 1.5
+"""How long each speed is measured in slices, and how long at most if other programs disturb."""
 
-BEST = 90
-"""Percentile of the speeds: the clock frequency varies, and other processes take their share of most slices."""
+BEST, ENOUGH = 75, 10
+"""Percentile of the undisturbed slices' speeds, for the clock frequency varies; and how many of them it takes."""
+
+UNDISTURBED = 0.97
+"""Share of the time that the threads had a CPU, from which on a slice counts as undisturbed."""
 
 SIZES = tuple(2**power for power in range(14, 29, 2))
 """Bytes that are read again and again: 16 KiB to 256 MiB."""
@@ -45,8 +51,16 @@ SIZES = tuple(2**power for power in range(14, 29, 2))
 VECTORS, LANES, SHORTEST_READ = 8, 16, 32 << 20
 
 
-def peak_gmacs(target: DeployTarget, thread_count: int, progress: Progress) -> float:
-    """10^9 multiply-accumulates a second of the target's dot product on ``thread_count`` threads."""
+@dataclass(frozen=True)
+class Speed:
+    """10^9 a second, and whether other programs had too much of the CPU meanwhile for that to be what it can do."""
+
+    value: float
+    disturbed: bool
+
+
+def peak_gmacs(target: DeployTarget, thread_count: int) -> Speed:
+    """Multiply-accumulates of the target's dot product on ``thread_count`` threads."""
     dot = DOT_PRODUCTS[target.dot]
     rounds = ROUNDS[target.dot]
     if dot.matrix_unit:
@@ -61,15 +75,11 @@ def peak_gmacs(target: DeployTarget, thread_count: int, progress: Progress) -> f
         ]
         function, macs = _vector_peak(dot, chains, thread_count, rounds), STEPS * chains * dot.lanes * dot.depth
     run = _built(function, target, thread_count)
-    speeds = []
-    for i in range(SLICES):
-        speeds.append(macs * rounds * thread_count / _seconds(run, arguments) / 1e9)
-        progress((i + 1) / SLICES)
-    return float(np.percentile(speeds, BEST))
+    return _speed(lambda: run(*arguments), macs * rounds * thread_count, thread_count)
 
 
-def bandwidths(target: DeployTarget, thread_count: int, progress: Progress) -> list[tuple[int, float]]:
-    """(bytes, 10^9 bytes a second) of reading so many bytes again and again, each thread its own part of them."""
+def bandwidths(target: DeployTarget, thread_count: int, progress: Progress) -> list[tuple[int, Speed]]:
+    """(bytes, bytes a second) of reading so many bytes again and again, each thread its own part of them."""
     run = _built(_read(thread_count), target, thread_count)
     result = _random((thread_count, VECTORS, LANES), "int32")
     sizes = [size for size in SIZES if size >= SIZES[0] * thread_count]
@@ -78,11 +88,8 @@ def bandwidths(target: DeployTarget, thread_count: int, progress: Progress) -> l
         blocks = size // (4 * VECTORS * LANES * thread_count)
         values = _random((thread_count, blocks, VECTORS, LANES), "int32")
         repeats = max(1, SHORTEST_READ // size)
-        speeds: list[float] = []
-        stop = time.perf_counter() + SECONDS
-        while time.perf_counter() < stop or len(speeds) < 5:
-            speeds.append(values.nbytes * repeats / _seconds(run, [values, repeats, result]) / 1e9)
-        found.append((values.nbytes, float(np.percentile(speeds, BEST))))
+        arguments = (values, repeats, result)
+        found.append((values.nbytes, _speed(partial(run, *arguments), values.nbytes * repeats, thread_count)))
         progress((i + 1) / len(sizes))
     return found
 
@@ -103,10 +110,22 @@ def _random(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
     return array
 
 
-def _seconds(run: Callable[..., None], arguments: list[Any]) -> float:
+def _speed(run: Callable[[], None], amount: int, thread_count: int) -> Speed:
+    """``amount`` by the time of a run, when nothing disturbs: TVM's threads are busy all the time that a run takes."""
+    run()
+    cpus = min(thread_count, len(usable_cpus()))
+    clean: list[float] = []
+    others: list[float] = []
     start = time.perf_counter()
-    run(*arguments)
-    return time.perf_counter() - start
+    spent = 0.0
+    while not spent or (spent < PATIENCE and (spent < SECONDS or len(clean) < ENOUGH)):
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        (clean if cpu > UNDISTURBED * wall * cpus else others).append(amount / wall / 1e9)
+        spent = time.perf_counter() - start
+    disturbed = len(clean) < ENOUGH
+    return Speed(float(np.percentile(clean + others if disturbed else clean, BEST)), disturbed)
 
 
 def _vector_peak(dot: DotProduct, chains: int, thread_count: int, rounds: int) -> tirx.PrimFunc:

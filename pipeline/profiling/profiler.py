@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,9 @@ class Profile:
     threads: int
     batch: int
     runs: int
+    """Runs with the profiler that count."""
+    interrupted: int
+    """Runs of both kinds in which another program took a CPU: left out, unless there were hardly any others."""
     roofline: Roofline
     operators: tuple[OperatorTime, ...]
     """In the order of execution."""
@@ -137,10 +141,12 @@ def profile(
     )  # fmt: skip
     clock = KernelClock(len(calls))
     instrumented.instrument(clock.instrument)
-    latencies, samples = _alternate(
+    runs = _alternate(
         lambda: plain(data), lambda: instrumented(data), clock, warmup, seconds, lambda share: tell("timing", share)
     )
-    milliseconds = typical(samples) / 1e6
+    undisturbed = [[run for run in kind if not run.interrupted] for kind in runs]
+    usual, profiled = (clean if len(clean) >= MIN_RUNS else kind for clean, kind in zip(undisturbed, runs, strict=True))
+    milliseconds = typical(np.array([run.calls for run in profiled])) / 1e6
     is_kernel = np.array([name is not None for name in calls])
     shape = manifest.inputs[0].shape if manifest.inputs else ()
     return Profile(
@@ -149,23 +155,25 @@ def profile(
         target=manifest.target,
         threads=plain.threads,
         batch=max(1, shape[0]) if len(shape) > 1 else 1,
-        runs=len(samples),
+        runs=len(profiled),
+        interrupted=sum(run.interrupted for kind in runs for run in kind),
         roofline=limits,
         operators=operator_times(manifest.kernels, milliseconds[is_kernel], limits),
         machine_milliseconds=float(milliseconds[~is_kernel].sum()),
-        latency=float(np.median(latencies[:, 0])) / 1e6,
-        latency_profiled=float(np.median(latencies[:, 1])) / 1e6,
+        latency=float(np.median([run.nanoseconds for run in usual])) / 1e6,
+        latency_profiled=float(np.median([run.nanoseconds for run in profiled])) / 1e6,
     )
 
 
 def typical(samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Mean duration of each call over the middle half of the runs, by their total: (runs, calls) -> (calls,).
+    """Mean duration of each call over the middle fifth of the runs, by their total: (runs, calls) -> (calls,).
 
-    Medians of each call would not add up where the machine's speed varies from run to run.
+    These are the runs around the median. The medians of single calls would not add up to it where the machine's speed
+    varies from run to run.
     """
     order = np.argsort(samples.sum(axis=1), kind="stable")
-    quarter = len(order) // 4
-    middle: npt.NDArray[np.float64] = samples[order[quarter : len(order) - quarter]].mean(axis=0)
+    aside = 2 * len(order) // 5
+    middle: npt.NDArray[np.float64] = samples[order[aside : len(order) - aside]].mean(axis=0)
     return middle
 
 
@@ -193,6 +201,15 @@ def operator_times(
     return tuple(result)
 
 
+@dataclass(frozen=True)
+class _Run:
+    nanoseconds: int
+    interrupted: bool
+    """Whether the system took a CPU from one of the threads to give it to another program."""
+    calls: npt.NDArray[np.int64]
+    """Nanoseconds of each call; none without the clock."""
+
+
 def _alternate(
     plain: Callable[[], object],
     timed: Callable[[], object],
@@ -200,21 +217,31 @@ def _alternate(
     warmup: float,
     seconds: float,
     progress: Callable[[float], None],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """In turns: (runs, 2) nanoseconds of a call without and with the clock, (runs, calls) of what that took."""
-    latencies, samples = [], []
+) -> tuple[list[_Run], list[_Run]]:
+    """Runs without and with the clock, in turns."""
+    usual, profiled = [], []
+    none = np.array([], np.int64)
     start = time.perf_counter()
     while True:
-        before = time.perf_counter_ns()
-        plain()
-        between = time.perf_counter_ns()
+        first = _run(plain, lambda: none)
         clock.restart()
-        timed()
-        after = time.perf_counter_ns()
+        second = _run(timed, clock.nanoseconds)
         now = time.perf_counter() - start
         if now >= warmup:
-            latencies.append((between - before, after - between))
-            samples.append(clock.nanoseconds())
+            usual.append(first)
+            profiled.append(second)
         progress(min(1.0, now / (warmup + seconds)) if seconds else 1.0)
-        if now >= warmup + seconds and len(samples) >= MIN_RUNS:
-            return np.array(latencies), np.array(samples)
+        if now >= warmup + seconds and len(usual) >= MIN_RUNS:
+            return usual, profiled
+
+
+def _run(call: Callable[[], object], calls: Callable[[], npt.NDArray[np.int64]]) -> _Run:
+    switches = _involuntary_switches()
+    start = time.perf_counter_ns()
+    call()
+    nanoseconds = time.perf_counter_ns() - start
+    return _Run(nanoseconds, _involuntary_switches() > switches, calls())
+
+
+def _involuntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

@@ -18,9 +18,12 @@ def to_text(result: Profile, top: int | None = None) -> str:
     limits = result.roofline
     speeds = ", ".join(f"{speed:.0f} at {_size(size)}" for size, speed in limits.bandwidths)
     how = f"batch {result.batch}, {result.threads} thread{'s' if result.threads > 1 else ''}, {result.runs} runs"
+    if result.interrupted:
+        how += f" (other programs interrupted {result.interrupted})"
     lines = [
         f"{result.library}: {result.model_file} for {result.target}, {how}",
         f"this machine: {limits.peak_gmacs:.0f} GMAC/s; reads in GB/s: {speeds}",
+        *(["other programs ran while this was measured, so the limits are too low"] if limits.disturbed else []),
         "",
         *_table(result, top),
         "",

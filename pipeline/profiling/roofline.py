@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -12,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.targets import DeployTarget
+from pipeline.errors import TargetError
+from pipeline.targets import DeployTarget, supported_by_host
 
 _VERSION = 1
 """Of the measurement: a file made by another one is not used."""
@@ -34,6 +36,8 @@ class Roofline:
     """10^9 multiply-accumulates a second of the target's dot product, on registers."""
     bandwidths: tuple[tuple[int, float], ...]
     """(bytes, 10^9 bytes a second): the speed of reading so many bytes again and again, from small to large."""
+    disturbed: bool = False
+    """Whether other programs had a share of the CPU while this was measured, so that the figures are too low."""
 
     def bandwidth(self, size: int) -> float:
         """10^9 bytes a second where ``size`` bytes are in use, between the measured sizes by their logarithm."""
@@ -51,7 +55,11 @@ def find_roofline(
 ) -> Roofline:
     """The limits of this machine: from the cache folder, else measured, which takes some seconds, and kept there.
 
-    The folder is ``octet`` in ``XDG_CACHE_HOME`` (``~/.cache``). What cannot be kept is measured again the next time.
+    The folder is ``octet`` in ``XDG_CACHE_HOME`` (``~/.cache``). What was measured beside other programs is not kept;
+    that, and what cannot be written, is measured again the next time.
+
+    Raises:
+        TargetError: this CPU does not run the target's code.
     """
     cpu = _cpu()
     path = _folder() / f"{_slug(cpu)}-{target.name}-{threads}.json"
@@ -59,13 +67,19 @@ def find_roofline(
         cpu, target.name, threads,
     ):  # fmt: skip
         return known
+    if not supported_by_host(target):
+        raise TargetError(f"the limits of {target.name} code cannot be measured here: this CPU does not run it")
     from pipeline.profiling import limits
 
     tell = progress or (lambda _share: None)
-    peak = limits.peak_gmacs(target, threads, lambda share: tell(share / 3))
-    bandwidths = limits.bandwidths(target, threads, lambda share: tell((1 + 2 * share) / 3))
-    measured = Roofline(cpu, target.name, threads, peak, tuple(bandwidths))
-    _write(path, measured)
+    tell(0.0)
+    peak = limits.peak_gmacs(target, threads)
+    bandwidths = limits.bandwidths(target, threads, tell)
+    speeds = tuple((size, speed.value) for size, speed in bandwidths)
+    disturbed = any(speed.disturbed for speed in (peak, *(speed for _, speed in bandwidths)))
+    measured = Roofline(cpu, target.name, threads, peak.value, speeds, disturbed)
+    if not disturbed:
+        _write(path, measured)
     return measured
 
 
@@ -115,7 +129,8 @@ def _write(path: Path, measured: Roofline) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({"version": _VERSION, **asdict(measured)}, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps({"version": _VERSION, **asdict(measured)}) + "\n", encoding="utf-8")
         partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)  # a home that is read-only or full is no reason to fail: the figures are there
+    except OSError:  # a home that is read-only or full is no reason to fail: the figures are there
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -156,7 +156,7 @@ class Model:
         It gets the function called, its name, whether it is before, the result and the arguments; it may be a Python
         or a TVM function, which takes the place of the one given before. For profilers: every call waits for it.
         """
-        self._machine["set_instrument"](tvm_ffi.convert(function))
+        self._machine["set_instrument"](function)
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
         tensors = [self._tensor(array, info) for array, info in zip(arrays, self.manifest.inputs, strict=True)]
