@@ -1,7 +1,8 @@
 """Times every call that TVM's virtual machine makes, from inside.
 
 The machine calls its instrument before and after each call. A Python function costs microseconds there and turns over
-the caches; this one is compiled code that writes the time into an array, and costs some 50 nanoseconds.
+the caches; this one is compiled code that writes the time into an array. With what the machine does
+for it, that is some 0.4 microseconds a call, of which less than 0.05 fall between the two stamps.
 """
 
 from __future__ import annotations
