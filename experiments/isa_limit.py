@@ -1,16 +1,33 @@
-"""Keeps every library of this process from using AMX, so that engines meet on the AVX512-VNNI instructions.
+"""Keeps every library of this process from using more of the CPU than it should, so that engines meet on equal terms.
 
-A Linux process must ask the kernel for AMX's tile registers (``arch_prctl(ARCH_REQ_XCOMP_PERM)``) before it uses
-them. A seccomp filter that refuses this one request makes engines such as onnxruntime and oneDNN believe that the
-machine has no AMX. The filter stays for the life of the process and of its children; nothing else is restricted.
+- AMX: a Linux process must ask the kernel for the tile registers (``arch_prctl(ARCH_REQ_XCOMP_PERM)``) before it uses
+  them. A seccomp filter that refuses this one request makes every library believe that the machine has no AMX. The
+  filter stays for the life of the process and of its children; nothing else is restricted.
+- AVX-512: nothing can be refused there; the libraries' own environment variables are set, of which OpenVINO and PyTorch
+  have some, onnxruntime and ncnn none.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import struct
+
+ISA_TARGETS = {"amx": "llvm-amx", "avx512-vnni": "llvm-avx512-vnni", "avx2": "llvm-avx2"}
+"""What engines can be held to, and the target of Octet's that uses it."""
+
+# oneDNN (in OpenVINO and PyTorch), then what PyTorch has besides: its own kernels and Inductor's, FBGEMM, MKL.
+_VARIABLES = {
+    "avx512-vnni": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+}
 
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_SET_SECCOMP = 22
@@ -33,6 +50,13 @@ _LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
 
 class _Filter(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
+
+
+def hold_to(isa: str) -> None:
+    """Hold this process to one of ISA_TARGETS. Call before an engine is imported; raises as ``deny_amx`` does."""
+    if isa != "amx":
+        deny_amx()
+        os.environ.update(_VARIABLES[isa])
 
 
 def deny_amx() -> None:

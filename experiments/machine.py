@@ -51,6 +51,12 @@ class Machine:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Machine:
+        """What ``to_json`` gave, after a way through a JSON file."""
+        lists = {key: tuple(data[key]) for key in ("features", "load_average")}
+        return cls(**{**data, **lists})
+
 
 def describe(distributions: Iterable[str]) -> Machine:
     """This machine now, with the versions of those ``distributions`` that are installed."""

@@ -1,4 +1,4 @@
-"""Counts the multiply-accumulates of an ONNX model: convolutions and matrix products, one image."""
+"""Counts what an ONNX model does: the multiply-accumulates of its products, and the bytes that its operators move."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ Shape = tuple[int, ...]
 
 # Operators that hand the shape of their first input on; needed to look through QDQ pairs to the weights.
 _SAME_SHAPE = {"QuantizeLinear", "DequantizeLinear"}
+
+# Operators that cost no pass over memory of their own: part of the operator before, or another view of its output.
+_FREE = {"Relu", "Clip", "Flatten", "Concat"}
 
 
 def count_macs(model: onnx.ModelProto, batch: int = 1) -> int:
@@ -29,6 +32,27 @@ def count_macs(model: onnx.ModelProto, batch: int = 1) -> int:
             transposed = any(a.name == "transA" and a.i for a in node.attribute)
             total += math.prod(output) * left[-2 if transposed else -1]
     return total
+
+
+def count_traffic(model: onnx.ModelProto, batch: int = 1) -> int:
+    """Bytes that the operators of an FP32 ``model`` read and write in INT8, one a value, weights once for a batch.
+
+    As if nothing stayed in a cache between two operators, and activations and Concat were part of others; biases and
+    scales are not counted. Raises ValueError as ``count_macs``.
+    """
+    shapes = _shapes(model, batch)
+    vectors = {t.name for t in model.graph.initializer if len(t.dims) < 2}
+    total = 0
+    for node in model.graph.node:
+        if node.op_type not in _FREE:
+            operands = [name for name in (*node.input, node.output[0]) if name not in vectors]
+            total += sum(math.prod(_of(shapes, node, name)) for name in operands)
+    return total
+
+
+def count_weights(model: onnx.ModelProto) -> int:
+    """Values in the weights of an FP32 ``model``: its bytes in INT8. Biases are not counted."""
+    return sum(math.prod(t.dims) for t in model.graph.initializer if len(t.dims) >= 2)
 
 
 def _shapes(model: onnx.ModelProto, batch: int) -> dict[str, Shape]:

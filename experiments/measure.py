@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -25,26 +26,35 @@ class EngineError(Exception):
 class EngineProcess:
     """One engine in a process of its own, until ``close``."""
 
-    def __init__(self, engine: str, no_amx: bool = False) -> None:
+    def __init__(self, engine: str, isa: str | None = None) -> None:
         self.engine = engine
-        command = [sys.executable, str(_WORKER), engine] + ["--no-amx"] * no_amx
+        command = [sys.executable, str(_WORKER), engine, *(["--isa", isa] if isa else [])]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def prepare(self, model: Path, output: Path, batch: int, target: str) -> dict[str, Any]:
+    def prepare(self, model: Path, output: Path, batch: int, target: str, threads: Sequence[int]) -> dict[str, Any]:
         """``artefact`` for ``load``, the ``seconds`` it took to make and the ``peak_mib`` of memory."""
-        return self._ask(do="prepare", model=str(model), output=str(output), batch=batch, target=target)
+        return self._ask(
+            do="prepare", model=str(model), output=str(output), batch=batch, target=target, threads=list(threads)
+        )
 
-    def load(self, artefact: str, threads: int, shape: Sequence[int]) -> None:
-        self._ask(do="load", artefact=artefact, threads=threads, shape=list(shape))
+    def load(self, artefact: str, threads: int, shape: Sequence[int]) -> str | None:
+        """Which of its own ways the engine takes, where it has several."""
+        variant: str | None = self._ask(do="load", artefact=artefact, threads=threads, shape=list(shape))["variant"]
+        return variant
 
-    def run(self, seconds: float, clock: str = "wall", warm_up: int = 2, at_least: int = 3) -> list[float]:
+    def run(self, seconds: float, clock: str = "wall") -> list[float]:
         """Seconds that each run took by the ``clock`` "wall" or "cpu" (of all threads of the process)."""
-        return list(self._ask(do="run", seconds=seconds, clock=clock, warm_up=warm_up, at_least=at_least)["seconds"])
+        return list(self._ask(do="run", seconds=seconds, clock=clock)["seconds"])
+
+    def memory(self, artefact: str, threads: int, shape: Sequence[int]) -> dict[str, float]:
+        """Loads and runs in this process, which must be fresh; see ``Worker.memory``."""
+        return self._ask(do="memory", artefact=artefact, threads=threads, shape=list(shape))
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # it has died, and never read what it was sent
+                    pipe.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -88,11 +98,23 @@ class Timing:
         return statistics.median(a / b for a, b in zip(self.rounds, other.rounds, strict=True))
 
 
-def alternate(processes: Sequence[EngineProcess], rounds: int, seconds: float, clock: str) -> dict[str, Timing]:
-    """Runs each loaded engine for ``seconds`` a round, one after the other; a Timing by engine name."""
+def alternate(
+    processes: Sequence[EngineProcess], rounds: int, seconds: float, clock: str
+) -> tuple[dict[str, Timing], dict[str, EngineError]]:
+    """Runs each loaded engine for ``seconds`` a round, one after the other.
+
+    A Timing by engine name; for an engine that fails meanwhile, the error instead, and the others go on.
+    """
     medians: dict[str, list[float]] = {process.engine: [] for process in processes}
+    failures: dict[str, EngineError] = {}
     for _ in range(rounds):
         for process in processes:
+            if process.engine in failures:
+                continue
             time.sleep(SETTLE_SECONDS)
-            medians[process.engine].append(1e3 * statistics.median(process.run(seconds, clock)))
-    return {engine: Timing(tuple(values)) for engine, values in medians.items()}
+            try:
+                medians[process.engine].append(1e3 * statistics.median(process.run(seconds, clock)))
+            except EngineError as error:
+                failures[process.engine] = error
+    timings = {engine: Timing(tuple(values)) for engine, values in medians.items() if engine not in failures}
+    return timings, failures

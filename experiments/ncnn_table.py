@@ -4,8 +4,8 @@
     python experiments/ncnn_table.py --images 100
 
 ncnn's Python package is the runtime alone: the programs that apply a table to a network (ncnn2int8) are not in it, and
-the runtime reads no tables. So this script does what ncnn2int8 does: it writes the network as .param and .bin, weights
-rounded to int8 by the table's scales and the scales themselves behind them. It then prints how often each of these
+the runtime reads no tables. So the network is written here as ncnn2int8 would (see ncnn_files.py): weights rounded to
+int8 by the table's scales and the scales themselves behind them. The script prints how often each of these
 finds the class of the image, and the class that the float model finds:
 
 - float: SqueezeNet 1.1 in onnxruntime; ncnn float: the same through the files written here, to show that they are right
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 import pipeline
 from experiments import real_data
 from experiments.arguments import positive
+from experiments.ncnn_files import NcnnFiles
 from pipeline.errors import OctetError
 from pipeline.quantization import CalibrationTable, table_of_model
 
@@ -54,105 +55,6 @@ NCNNS_WAY = {
 
 Network = Callable[[np.ndarray], np.ndarray]
 """One input (3, H, W) to logits."""
-
-_MAGIC = "7767517"
-_INT8_TAG, _FLOAT_TAG = 0x000D4B38, 0
-
-
-class NcnnFiles:
-    """A network of Conv, Relu, MaxPool, Concat, GlobalAveragePool and Flatten in ncnn's format.
-
-    With a table every Conv runs in int8. Raises ValueError for any other operator.
-    """
-
-    def __init__(self, model: ModelProto, table: CalibrationTable | None = None) -> None:
-        self.table = table
-        self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self.lines: list[str] = []
-        self.data = bytearray()
-        self.blobs = 0
-        self.copies: dict[str, list[str]] = {}
-        """ncnn's blobs have one reader: more read copies."""
-        self.readers = [name for node in model.graph.node for name in node.input if name not in self.constants]
-        (inputs,) = (i for i in model.graph.input if i.name not in self.constants)
-        self._layer("Input", inputs.name, [], inputs.name)
-        for node in model.graph.node:
-            self._node(node)
-
-    def save(self, stem: Path) -> tuple[Path, Path]:
-        """Write STEM.param and STEM.bin."""
-        param, weights = stem.with_suffix(".param"), stem.with_suffix(".bin")
-        param.write_text("\n".join([_MAGIC, f"{len(self.lines)} {self.blobs}", *self.lines, ""]))
-        weights.write_bytes(self.data)
-        return param, weights
-
-    def _layer(
-        self, kind: str, name: str, inputs: list[str], output: str, settings: dict[int, int] | None = None
-    ) -> None:
-        sources = [self.copies[i].pop() if i in self.copies else i for i in inputs]
-        pairs = [f"{key}={value}" for key, value in (settings or {}).items()]
-        self.lines.append(" ".join([kind, name, str(len(sources)), "1", *sources, output, *pairs]))
-        self.blobs += 1
-        uses = self.readers.count(output)
-        if uses > 1:
-            copies = [f"{output}_copy{i}" for i in range(uses)]
-            self.lines.append(" ".join(["Split", f"{output}_split", "1", str(uses), output, *copies]))
-            self.blobs += uses
-            self.copies[output] = copies
-
-    def _node(self, node: NodeProto) -> None:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Conv":
-            self._convolution(node, attributes)
-            return
-        settings: dict[int, int] = {}
-        kind = node.op_type
-        if kind == "MaxPool":
-            rounds_down = 0 if attributes.get("ceil_mode") else 1
-            kind, settings = "Pooling", {**_window(attributes, kernel=1, stride=2, pad=3), 5: rounds_down}
-        elif kind == "GlobalAveragePool":
-            kind, settings = "Pooling", {0: 1, 4: 1}
-        elif kind == "Concat":
-            settings = {0: attributes["axis"] - 1}
-        elif kind == "Relu":
-            kind = "ReLU"
-        elif kind != "Flatten":
-            raise ValueError(f"{node.name}: {kind} is not written here")
-        self._layer(kind, node.name, list(node.input), node.output[0], settings)
-
-    def _convolution(self, node: NodeProto, attributes: dict[str, Any]) -> None:
-        weight, bias = (self.constants[name] for name in node.input[1:3])
-        if attributes.get("group", 1) != 1 or set(attributes.get("dilations", [1])) != {1}:
-            raise ValueError(f"{node.name}: groups and dilations are not written here")
-        attributes.setdefault("kernel_shape", weight.shape[2:])
-        settings = {0: len(weight), **_window(attributes, kernel=1, stride=3, pad=4), 5: 1, 6: weight.size}
-        if self.table is None:
-            self._write(np.uint32(_FLOAT_TAG), weight, bias)
-        else:
-            settings[8] = 2  # int8, a scale for each output channel
-            scales = np.asarray(self.table.weights[node.name], np.float32)
-            self._write(np.uint32(_INT8_TAG), _round(weight * scales[:, None, None, None]), bias)
-            self._write(scales, np.float32(self.table.activations[node.name]))
-        self._layer("Convolution", node.name, [node.input[0]], node.output[0], settings)
-
-    def _write(self, *values: np.ndarray | np.generic) -> None:
-        for value in values:
-            self.data += value.tobytes()
-            self.data += bytes(-len(self.data) % 4)
-
-
-def _window(attributes: dict[str, Any], *, kernel: int, stride: int, pad: int) -> dict[int, int]:
-    """ncnn's numbers of settings and their values. The height has numbers of its own, and the width's as defaults."""
-    sizes = [set(attributes["kernel_shape"]), set(attributes.get("strides", [1])), set(attributes.get("pads", [0]))]
-    if any(len(values) != 1 for values in sizes):
-        raise ValueError(f"windows that are not square are not written here: {attributes}")
-    (size,), (step,), (border,) = sizes
-    return {kernel: size, stride: step, pad: border}
-
-
-def _round(values: np.ndarray) -> np.ndarray:
-    """To int8 as ncnn rounds: halves away from zero."""
-    return np.clip(np.copysign(np.floor(np.abs(values) + 0.5), values), -127, 127).astype(np.int8)
 
 
 def ncnn_network(ncnn: Any, model: ModelProto, stem: Path, table: CalibrationTable | None = None) -> Network:

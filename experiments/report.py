@@ -1,208 +1,212 @@
-"""Results of the speed comparison as a Markdown table, as JSON and as a bar figure."""
+"""The results of the speed comparison as data: what is measured, what is computed from it, and its JSON file."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.engines import ENGINES
 from experiments.machine import Machine
 from experiments.measure import Timing
+from pipeline.profiling.roofline import Roofline
 
+REFERENCE = "octet"
 SAME_MACHINE = "Ratios compare engines on this one machine only; milliseconds of two machines do not compare."
 
 
 @dataclass(frozen=True)
-class Row:
-    """One network at one thread count and batch size."""
+class Cell:
+    """One network at one batch size and thread count: everything that was measured in the same alternation."""
 
     network: str
-    threads: int
     batch: int
+    threads: int
     macs: int
     """Multiply-accumulates of the whole batch."""
+    traffic: int
+    """Bytes that the operators read and write at one byte a value; see ``macs.count_traffic``."""
     timings: dict[str, Timing]
-    """By engine name, the reference first."""
+    """By engine, Octet first where it was measured."""
+    variants: dict[str, str]
+    """By engine: which of its own ways it took, where it has several."""
+    load_average: float
+    """Of the minute before."""
 
-    def ratios(self, reference: str) -> dict[str, float]:
-        """How many times the reference's time each other engine takes; empty where the reference was not measured."""
-        if reference not in self.timings:
-            return {}
-        base = self.timings[reference]
-        return {name: timing.times_slower_than(base) for name, timing in self.timings.items() if name != reference}
+    def ratio(self, engine: str, base: str = REFERENCE) -> float | None:
+        """How many times the time of ``base`` the engine takes: the median over the rounds."""
+        if engine not in self.timings or base not in self.timings:
+            return None
+        return self.timings[engine].times_slower_than(self.timings[base])
+
+    def fastest(self, engines: Iterable[str]) -> str | None:
+        """The one of these engines with the lowest median."""
+        measured = [name for name in engines if name in self.timings]
+        return min(measured, key=lambda name: self.timings[name].median, default=None)
+
+    def fastest_peer(self, precision: str | None = None) -> str | None:
+        return self.fastest(peers(precision))
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Resident MiB of one engine with one network."""
+
+    imported: float
+    """The interpreter with the engine imported."""
+    loading: float
+    """The most while the network was loaded and run for the first time."""
+    running: float
+    """The most while it then ran."""
+
+    @property
+    def increase(self) -> float:
+        """What running the network takes above the engine itself."""
+        return self.running - self.imported
+
+
+@dataclass(frozen=True)
+class MemoryTable:
+    """At batch 1 on one thread."""
+
+    network: str
+    weights: float
+    """MiB of the network's INT8 weights."""
+    engines: dict[str, Memory]
+
+
+@dataclass
 class Report:
+    """Grows cell by cell."""
+
     machine: Machine
     settings: dict[str, Any]
-    """What was asked for: target, rounds, AMX and so on."""
-    peak_gmacs: float | None
-    """What the target's dot-product instruction can do on one core; None where it has none."""
-    reference: str
-    rows: list[Row]
-    preparation: dict[str, dict[str, float]]
+    """What was asked for: target, isa, rounds and so on. Cells of other settings do not belong into the same file."""
+    cells: list[Cell] = field(default_factory=list)
+    rooflines: list[Roofline] = field(default_factory=list)
+    """Of the target, and of lesser ones to compare with, at each number of threads."""
+    memory: MemoryTable | None = None
+    preparation: dict[str, dict[str, float]] = field(default_factory=dict)
     """By artefact: seconds and MiB that an engine which compiles ahead needed."""
-    remarks: list[str]
+    remarks: list[str] = field(default_factory=list)
     """Engines left out and why, failures, a busy machine."""
 
-    def limit_ms(self, row: Row) -> float | None:
-        """The time in which the target's dot-product instruction alone could do the row's work."""
-        return row.macs / (self.peak_gmacs * row.threads) / 1e6 if self.peak_gmacs else None
+    @property
+    def engines(self) -> list[str]:
+        """Those measured anywhere, in the order of ENGINES."""
+        return [name for name in ENGINES if any(name in cell.timings for cell in self.cells)]
+
+    def remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+    def roofline(self, threads: int) -> Roofline | None:
+        """Of the target that Octet was compiled for."""
+        target = self.settings["target"]
+        return next((r for r in self.rooflines if (r.target, r.threads) == (target, threads)), None)
+
+    def limit_ms(self, cell: Cell) -> float | None:
+        """The time in which the target's dot-product instruction alone could do the cell's work."""
+        roofline = self.roofline(cell.threads)
+        return cell.macs / roofline.peak_gmacs / 1e6 if roofline else None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "note": SAME_MACHINE,
             "machine": self.machine.to_json(),
             "settings": self.settings,
-            "peak_gmacs_per_core": self.peak_gmacs,
-            "reference": self.reference,
-            "results": [_row_to_json(row, self) for row in self.rows],
+            "rooflines": [asdict(roofline) for roofline in self.rooflines],
+            "results": [_cell_to_json(cell, self) for cell in self.cells],
+            "memory_mib": asdict(self.memory) if self.memory else None,
             "preparation": self.preparation,
             "remarks": self.remarks,
         }
 
 
 def write_json(report: Report, path: Path) -> None:
+    """All of it or, if the process is killed meanwhile, what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
-def to_markdown(report: Report) -> str:
-    """One table for each pair of thread count and batch size, the remarks below."""
-    machine = report.machine
-    parts = [
-        f"{machine.cpu} (family-model-stepping {machine.family_model_stepping}), {machine.cores} cores, "
-        f"{machine.date}, load {machine.load_average[0]:.2f}; "
-        + ", ".join(f"{k} {v}" for k, v in machine.versions.items()),
-    ]
-    for threads, batch in settings_of(report.rows):
-        rows = [row for row in report.rows if (row.threads, row.batch) == (threads, batch)]
-        parts += [f"### {_threads(threads)}, batch {batch}", _table(rows, report)]
-    if report.preparation:
-        lines = [f"- {name}: {p['seconds']:.1f} s, {p['peak_mib']:,.0f} MiB" for name, p in report.preparation.items()]
-        parts.append("Compiled ahead:\n" + "\n".join(lines))
-    ratio = f"x: median over the rounds of the engine's time divided by {report.reference}'s; above 1, it is slower."
-    notes = [f"ms: {report.settings['clock']} time; medians.", ratio, SAME_MACHINE, *report.remarks]
-    parts.append("\n".join(f"- {note}" for note in notes))
-    return "\n\n".join(parts)
+def read_json(path: Path) -> Report:
+    """What ``write_json`` wrote. Raises ValueError where the file is something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        memory = data["memory_mib"]
+        return Report(
+            machine=Machine.from_json(data["machine"]),
+            settings=data["settings"],
+            cells=[_cell_from_json(cell) for cell in data["results"]],
+            rooflines=[_roofline_from_json(roofline) for roofline in data["rooflines"]],
+            memory=memory
+            and MemoryTable(
+                memory["network"], memory["weights"], {n: Memory(**values) for n, values in memory["engines"].items()}
+            ),
+            preparation=data["preparation"],
+            remarks=data["remarks"],
+        )
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a result of this version of speedup.py: {error!r}") from error
 
 
-def draw(report: Report, path: Path) -> None:
-    """A PNG: speed of each engine on each network relative to the baseline, one panel per thread count and batch."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    panels = settings_of(report.rows)
-    fig, axes = plt.subplots(len(panels), 1, figsize=(11, 0.9 + 3.1 * len(panels)), squeeze=False, layout="constrained")
-    for axis, (threads, batch) in zip(axes[:, 0], panels, strict=True):
-        rows = [row for row in report.rows if (row.threads, row.batch) == (threads, batch)]
-        _panel(axis, rows, f"{_threads(threads)}, batch {batch}", report.settings["clock"])
-    axes[0, 0].legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.12), frameon=False)
-    machine, target = report.machine, report.settings["target"]
-    limited = ", without AMX" if report.settings["no_amx"] else ""
-    fig.suptitle(
-        f"Inference speed on {machine.cpu} ({machine.family_model_stepping}), {target}{limited}, {machine.date}\n"
-        f"load average {machine.load_average[0]:.2f}, "
-        + ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
-        fontsize=11,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=130)
-    plt.close(fig)
-
-
-def settings_of(rows: Sequence[Row]) -> list[tuple[int, int]]:
-    """The (threads, batch) pairs in the order of their first row."""
-    return list(dict.fromkeys((row.threads, row.batch) for row in rows))
+def peers(precision: str | None = None) -> list[str]:
+    """All engines but Octet, or those of one ``precision``."""
+    return [n for n, engine in ENGINES.items() if n != REFERENCE and precision in (None, engine.precision)]
 
 
 def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def _table(rows: Sequence[Row], report: Report) -> str:
-    reference = report.reference
-    engines = list(dict.fromkeys(name for row in rows for name in row.timings))
-    peers = [name for name in engines if name != reference and any(reference in row.timings for row in rows)]
-    header = ["network", "MMAC", "limit ms", *(f"{name} ms" for name in engines), f"{engines[0]} GMAC/s"]
-    header += [f"x {name}" for name in peers]
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
-    for row in rows:
-        first = row.timings.get(engines[0])
-        ratios = row.ratios(reference)
-        lines.append(
-            [
-                row.network,
-                f"{row.macs / 1e6:,.0f}",
-                _number(report.limit_ms(row)),
-                *(_number(row.timings[name].median if name in row.timings else None) for name in engines),
-                "–" if first is None else f"{row.macs / first.median / 1e6:,.0f}",
-                *(_number(ratios.get(name)) for name in peers),
-            ]
-        )
-    means = {name: [row.ratios(reference)[name] for row in rows if name in row.ratios(reference)] for name in peers}
-    if len(rows) > 1 and peers:
-        filler = [""] * (len(header) - 1 - len(peers))
-        lines.append(
-            ["geometric mean", *filler, *(_number(geometric_mean(means[n]) if means[n] else None) for n in peers)]
-        )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _panel(axis: Any, rows: Sequence[Row], title: str, clock: str) -> None:
-    engines = list(dict.fromkeys(name for row in rows for name in row.timings))
-    baseline = next((name for name in engines if name == "onnxruntime-int8"), engines[0])
-    width = 0.8 / len(engines)
-    for number, name in enumerate(engines):
-        places, heights = [], []
-        for place, row in enumerate(rows):
-            if name in row.timings and baseline in row.timings:
-                places.append(place + (number - (len(engines) - 1) / 2) * width)
-                heights.append(row.timings[baseline].times_slower_than(row.timings[name]))
-        bars = axis.bar(places, heights, width * 0.94, label=name)
-        labels = [f"{row.timings[name].median:.1f}" for row in rows if name in row.timings and baseline in row.timings]
-        axis.bar_label(bars, labels, fontsize=7, padding=1)
-    axis.axhline(1, color="grey", linewidth=0.6)
-    axis.set_xticks(range(len(rows)), [row.network for row in rows])
-    axis.set_ylabel(f"speed, {baseline} = 1")
-    axis.set_title(f"{title} (milliseconds of {clock} time on the bars; higher is faster)", fontsize=10, loc="left")
-    axis.margins(y=0.12)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _row_to_json(row: Row, report: Report) -> dict[str, Any]:
+def _cell_to_json(cell: Cell, report: Report) -> dict[str, Any]:
+    others = [name for name in cell.timings if name != REFERENCE]
+    ratios = {name: ratio for name in others if (ratio := cell.ratio(name)) is not None}
     return {
-        "network": row.network,
-        "threads": row.threads,
-        "batch": row.batch,
-        "mmac": round(row.macs / 1e6, 1),
-        "limit_ms": _rounded(report.limit_ms(row)),
+        "network": cell.network,
+        "batch": cell.batch,
+        "threads": cell.threads,
+        "macs": cell.macs,
+        "traffic_bytes": cell.traffic,
+        "limit_ms": _rounded(report.limit_ms(cell)),
+        "load_average": cell.load_average,
         "engines": {
             name: {
                 "median_ms": _rounded(timing.median),
                 "best_ms": _rounded(timing.best),
-                "gmacs": _rounded(row.macs / timing.median / 1e6),
+                "gmacs": _rounded(cell.macs / timing.median / 1e6),
                 "rounds_ms": [_rounded(value) for value in timing.rounds],
+                "variant": cell.variants.get(name),
             }
-            for name, timing in row.timings.items()
+            for name, timing in cell.timings.items()
         },
-        "times_slower_than_reference": {name: _rounded(ratio) for name, ratio in row.ratios(report.reference).items()},
+        "times_slower_than_octet": {name: _rounded(ratio) for name, ratio in ratios.items()},
     }
+
+
+def _cell_from_json(data: dict[str, Any]) -> Cell:
+    engines = data["engines"]
+    return Cell(
+        network=data["network"],
+        batch=data["batch"],
+        threads=data["threads"],
+        macs=data["macs"],
+        traffic=data["traffic_bytes"],
+        timings={name: Timing(tuple(engine["rounds_ms"])) for name, engine in engines.items()},
+        variants={name: engine["variant"] for name, engine in engines.items() if engine["variant"]},
+        load_average=data["load_average"],
+    )
+
+
+def _roofline_from_json(data: dict[str, Any]) -> Roofline:
+    return Roofline(**{**data, "bandwidths": tuple((size, speed) for size, speed in data["bandwidths"])})
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.2f}"
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread" + "s" * (count != 1)

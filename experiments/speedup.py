@@ -1,112 +1,52 @@
-"""Measures Octet against other inference engines: the speed table and figure of the README.
+"""Measures Octet against other inference engines: the speed tables and figures of the README.
 
     python experiments/speedup.py
-    python experiments/speedup.py --networks resnet50 alexnet --engines octet onnxruntime-int8 --threads 1
-    python experiments/speedup.py --batch 32 --rounds 5 --no-amx
+    python experiments/speedup.py --networks resnet50 alexnet --engines octet openvino-int8 --threads 1 --batch 1
+    python experiments/speedup.py --isa avx512-vnni
+    python experiments/speedup.py --resume              # goes on where an earlier call with the same settings ended
 
 Every engine has a process of its own. They take turns, A B A B, a short slice each, so that what disturbs the
 machine disturbs all of them; a round's figure is the median of its slice, and a ratio is the median of the rounds'
-ratios. The INT8 engines all run the same QDQ file of the zoo. Results only compare engines on the same machine.
+ratios. Octet, OpenVINO INT8 and onnxruntime INT8 run the same QDQ file of the zoo, PyTorch INT8 and ncnn INT8 quantise
+the FP32 file with the same calibration images. Results only compare engines on the same machine.
 Where other processes keep the machine busy, --clock cpu --threads 1 counts only the time that the engine had the CPU.
+
+Writes STEM.json after each network, batch size and thread count, and STEM.md, STEM-bars.png and STEM-roofline.png at
+the end. `pip install '.[experiments,peers]'` installs the engines; one that is missing is left out, with a remark.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
 from pathlib import Path
-
-import onnx
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from experiments import zoo
 from experiments.arguments import positive
+from experiments.comparison import Comparison
 from experiments.engines import ENGINES
-from experiments.machine import describe
-from experiments.macs import count_macs
-from experiments.measure import EngineError, EngineProcess, alternate
-from experiments.peak import peak_gmacs
-from experiments.report import Report, Row, draw, to_markdown, write_json
+from experiments.isa_limit import ISA_TARGETS
+from experiments.machine import Machine, describe
+from experiments.report import Report, read_json, write_json
+from experiments.report_figures import draw_bars, draw_roofline
+from experiments.report_tables import to_markdown
 from experiments.worker import CLOCKS
 from pipeline.errors import TargetError
-from pipeline.runtime.cpu import TILES
-from pipeline.targets import NATIVE, DeployTarget, resolve
+from pipeline.targets import NATIVE, DeployTarget, resolve, supported_by_host
 
 RESULTS = Path(__file__).with_name("results")
-LIBRARIES = ROOT / "build" / "speedup"
 
 AMX_REMARK = (
-    "This CPU has AMX. onnxruntime and OpenVINO use it, Octet with the target llvm-amx only. --no-amx holds every "
-    "engine to AVX512-VNNI."
+    "This CPU has AMX. onnxruntime, OpenVINO and PyTorch use it, Octet with the target llvm-amx. --isa avx512-vnni "
+    "holds every engine to AVX-512 VNNI."
 )
-WITHOUT_AMX = "llvm-avx512-vnni"
-
-
-class Comparison:
-    """Runs what was asked for and gathers rows and remarks; an engine that fails on a network is left out there."""
-
-    def __init__(self, args: argparse.Namespace, target: DeployTarget, engines: Sequence[str]) -> None:
-        self._args = args
-        self._target = target
-        self._engines = engines
-        self.peaks: list[float] = []
-        self.rows: list[Row] = []
-        self.preparation: dict[str, dict[str, float]] = {}
-        self.remarks: list[str] = []
-
-    def run(self) -> None:
-        for batch in self._args.batch:
-            for network in self._args.networks:
-                # Again and again, because the clock frequency changes with what the machine does.
-                self.peaks += filter(None, [peak_gmacs(self._target)])
-                artefacts = self._prepare(network, batch)
-                for threads in self._args.threads:
-                    self._measure(network, batch, threads, artefacts)
-
-    def _prepare(self, network: str, batch: int) -> dict[str, str]:
-        """What each engine loads. Made in a process that ends afterwards, so that no compiler stays in the engine's."""
-        artefacts = {}
-        for engine in self._engines:
-            model = zoo.model_path(network, ENGINES[engine].kind)
-            with closing(EngineProcess(engine)) as process:
-                try:
-                    answer = process.prepare(model, LIBRARIES, batch, self._target.name)
-                except EngineError as error:
-                    self._remark(f"{network}, batch {batch}: {error}")
-                    continue
-            artefacts[engine] = answer["artefact"]
-            if Path(answer["artefact"]) != model:
-                name = f"{engine} {network}, batch {batch}"
-                self.preparation[name] = {key: round(answer[key], 1) for key in ("seconds", "peak_mib")}
-                _progress(f"{name}: compiled in {answer['seconds']:.1f} s")
-        return artefacts
-
-    def _measure(self, network: str, batch: int, threads: int, artefacts: dict[str, str]) -> None:
-        with ExitStack() as stack:
-            loaded = []
-            for engine, artefact in artefacts.items():
-                process = stack.enter_context(closing(EngineProcess(engine, self._args.no_amx)))
-                try:
-                    process.load(artefact, threads, (batch, 3, 224, 224))
-                    loaded.append(process)
-                except EngineError as error:
-                    self._remark(f"{network}, batch {batch}, {threads} threads: {error}")
-            if not loaded:
-                return
-            timings = alternate(loaded, self._args.rounds, self._args.seconds, self._args.clock)
-        macs = count_macs(onnx.load(zoo.model_path(network)), batch)
-        self.rows.append(Row(network, threads, batch, macs, timings))
-        medians = ", ".join(f"{name} {timing.median:.2f}" for name, timing in timings.items())
-        _progress(f"{network}, threads {threads}, batch {batch}, ms: {medians}")
-
-    def _remark(self, text: str) -> None:
-        self.remarks.append(text)
-        _progress(text)
+AVX2_REMARK = (
+    "Held to AVX2: OpenVINO and PyTorch by ONEDNN_MAX_CPU_ISA and the like (isa_limit.py), Octet by its target. "
+    "OpenVINO's AVX2 products saturate; Octet's are exact."
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,74 +55,103 @@ def main(argv: list[str] | None = None) -> int:
     if args.clock == "cpu" and max(args.threads) > 1:
         parser.error("--clock cpu adds up the threads: it needs --threads 1")
     try:
-        target = resolve(WITHOUT_AMX if args.no_amx and args.target == NATIVE else args.target)
-    except TargetError as error:
+        target = _target(args.isa, args.target)
+        reasons = {name: ENGINES[name].unavailable(args.isa) for name in args.engines}
+        engines = [name for name in args.engines if reasons[name] is None]
+        machine = describe([name for engine in engines for name in ENGINES[engine].distributions])
+        stem = args.output or RESULTS / f"speedup-{machine.slug}{f'-{args.isa}' if args.isa else ''}"
+        report = _report(args, machine, target, stem.with_name(f"{stem.name}.json"))
+    except (TargetError, ValueError) as error:
         print(f"speedup: {error}", file=sys.stderr)
         return 2
-    if args.no_amx and TILES in target.cpu_features:
-        parser.error(f"--no-amx and the target {target.name} exclude each other: take --target {WITHOUT_AMX}")
-    reasons = {name: ENGINES[name].unavailable() for name in args.engines}
-    engines = [name for name in args.engines if reasons[name] is None]
-    remarks = [f"{name} left out: {reason}" for name, reason in reasons.items() if reason]
-    machine = describe([*(ENGINES[name].distribution for name in engines), "apache-tvm"])
+    for name, reason in reasons.items():
+        if reason:
+            report.remark(f"{name} left out: {reason}")
     if machine.busy:
-        remarks.append(machine.busy)
-    if "amx_int8" in machine.features and not args.no_amx:
-        remarks.append(AMX_REMARK)
-    for text in remarks:
-        _progress(text)
+        report.remark(machine.busy)
+    if "amx_int8" in machine.features and args.isa in (None, "amx"):
+        report.remark(AMX_REMARK)
+    if args.isa == "avx2":
+        report.remark(AVX2_REMARK)
+    for text in report.remarks:
+        print(text, file=sys.stderr)
     if not engines:
         print("speedup: none of the engines asked for is installed", file=sys.stderr)
         return 2
 
-    comparison = Comparison(args, target, engines)
+    comparison = Comparison(args, target, engines, report, lambda: write_json(report, _file(stem, ".json")))
     comparison.run()
-    if not comparison.rows:
+    if not report.cells:
         print("speedup: nothing could be measured; the reasons are above", file=sys.stderr)
         return 1
-
-    report = Report(
-        machine=machine,
-        settings={
-            "target": target.name,
-            "rounds": args.rounds,
-            "seconds_per_slice": args.seconds,
-            "no_amx": args.no_amx,
-            "clock": args.clock,
-        },
-        peak_gmacs=statistics.median(comparison.peaks) if comparison.peaks else None,
-        reference="octet" if "octet" in engines else engines[0],
-        rows=comparison.rows,
-        preparation=comparison.preparation,
-        remarks=[*remarks, *comparison.remarks],
-    )
-    json_path = args.json or RESULTS / f"speedup-{machine.slug}.json"
-    figure_path = args.figure or RESULTS / f"speedup-{machine.slug}.png"
-    write_json(report, json_path)
-    draw(report, figure_path)
-    print(to_markdown(report))
-    print(f"\nwritten: {json_path} and {figure_path}")
+    _publish(report, stem)
     return 0
+
+
+def _publish(report: Report, stem: Path) -> None:
+    text = to_markdown(report)
+    _file(stem, ".md").write_text(text + "\n", encoding="utf-8")
+    draw_bars(report, _file(stem, "-bars.png"))
+    draw_roofline(report, _file(stem, "-roofline.png"))
+    print(text)
+    print(f"\nwritten: {stem}.json, .md, -bars.png and -roofline.png")
+
+
+def _target(isa: str | None, name: str) -> DeployTarget:
+    """What Octet compiles for: by default what fits ``isa``, or this CPU's best."""
+    target = resolve(ISA_TARGETS[isa] if isa and name == NATIVE else name)
+    if not supported_by_host(target):
+        raise TargetError(f"this CPU cannot run {target.name}: choose another --target or --isa")
+    if isa and not set(target.cpu_features) <= set(resolve(ISA_TARGETS[isa]).cpu_features):
+        raise TargetError(f"--isa {isa} and the target {target.name} exclude each other: take {ISA_TARGETS[isa]}")
+    return target
+
+
+def _report(args: argparse.Namespace, machine: Machine, target: DeployTarget, path: Path) -> Report:
+    """An empty one, or with --resume what is in the file. Raises ValueError where the two do not fit together."""
+    settings = {
+        "target": target.name,
+        "isa": args.isa,
+        "rounds": args.rounds,
+        "seconds_per_slice": args.seconds,
+        "clock": args.clock,
+    }
+    if not (args.resume and path.exists()):
+        return Report(machine, settings)
+    earlier = read_json(path)
+    if earlier.settings != settings or earlier.machine.slug != machine.slug:
+        raise ValueError(
+            f"{path} was measured with {earlier.settings} on {earlier.machine.slug}, which is not what is asked for "
+            "now: name another file with --output, or leave out --resume to begin anew"
+        )
+    earlier.machine = machine
+    return earlier
+
+
+def _file(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=zoo.NETWORKS, default=list(zoo.NETWORKS), metavar="NETWORK")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE")
+    parser.add_argument(
+        "--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE", help=", ".join(ENGINES)
+    )
     parser.add_argument("--threads", nargs="+", type=positive, default=[1, 2], metavar="N", help="default: 1 2")
-    parser.add_argument("--batch", nargs="+", type=positive, default=[1], metavar="N", help="default: 1")
-    parser.add_argument("--target", default="native", help="what Octet compiles for (default: this machine's best)")
+    parser.add_argument("--batch", nargs="+", type=positive, default=[1, 32], metavar="N", help="default: 1 32")
+    parser.add_argument(
+        "--isa", choices=ISA_TARGETS, help="hold every engine to these instructions (default: no limit)"
+    )
+    parser.add_argument("--target", default=NATIVE, help="what Octet compiles for (default: the best, within --isa)")
     parser.add_argument("--rounds", type=positive, default=11, metavar="N", help="turns an engine (default: 11)")
     parser.add_argument("--seconds", type=float, default=0.25, metavar="S", help="of a slice (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a busy machine, one thread alone")
-    parser.add_argument("--no-amx", action="store_true", help="hold every engine to what the CPU has besides AMX")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="default: experiments/results/speedup-<cpu>.json")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="default: the same name, .png")
+    parser.add_argument("--resume", action="store_true", help="keep what the JSON file has, measure the rest")
+    parser.add_argument(
+        "--output", type=Path, metavar="STEM", help="of the files written (default: experiments/results/speedup-<cpu>)"
+    )
     return parser
-
-
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

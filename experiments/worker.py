@@ -3,9 +3,11 @@
 Each engine has a process of its own for each network and thread count, so that thread pools, allocators and OpenMP
 run-times do not meet. While another engine is measured, this one blocks in ``readline`` and its pool sleeps.
 
-    {"do": "prepare", "model": ..., "output": ..., "batch": 1, "target": ...}  -> {"artefact", "seconds", "peak_mib"}
-    {"do": "load", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224]}   -> {"seconds"}
-    {"do": "run", "seconds": 0.3, "clock": "wall", "warm_up": 2, "at_least": 3} -> {"seconds": [...]}
+    {"do": "prepare", "model": ..., "output": ..., "batch": 1, "target": ..., "threads": [1, 2]}
+                                                                               -> {"artefact", "seconds", "peak_mib"}
+    {"do": "load", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224]}   -> {"seconds", "variant"}
+    {"do": "run", "seconds": 0.3, "clock": "wall"}                             -> {"seconds": [...]}
+    {"do": "memory", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224]} -> {"imported_mib", ...}
 """
 
 from __future__ import annotations
@@ -26,10 +28,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.engines import ENGINES, Engine, Runner
-from experiments.isa_limit import deny_amx
+from experiments.isa_limit import ISA_TARGETS, hold_to
 from experiments.synthetic_images import smooth_images
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+# A slice begins with runs that fill caches and wake threads: so many, or one where that takes too long.
+WARM_UP_RUNS = 3
+WARM_UP_SHARE = 0.5
+
+MEMORY_RUNS = 20
 
 
 class Worker:
@@ -40,9 +48,9 @@ class Worker:
         self._runner: Runner | None = None
         self._input = np.zeros(0, np.float32)
 
-    def prepare(self, model: str, output: str, batch: int, target: str) -> dict[str, Any]:
+    def prepare(self, model: str, output: str, batch: int, target: str, threads: list[int]) -> dict[str, Any]:
         start = time.perf_counter()
-        artefact = self._engine.prepare(Path(model), Path(output), batch, target)
+        artefact = self._engine.prepare(Path(model), Path(output), batch, target, threads)
         seconds = time.perf_counter() - start
         return {"artefact": str(artefact), "seconds": seconds, "peak_mib": _peak_kib() / 1024}
 
@@ -52,41 +60,65 @@ class Worker:
         start = time.perf_counter()
         self._runner = self._engine.load(Path(artefact), threads)
         self._runner(self._input)
-        return {"seconds": time.perf_counter() - start}
+        return {"seconds": time.perf_counter() - start, "variant": self._engine.variant()}
 
-    def run(self, seconds: float, clock: str, warm_up: int, at_least: int) -> dict[str, Any]:
+    def run(self, seconds: float, clock: str) -> dict[str, Any]:
+        """As many runs as begin within ``seconds``, one at least, after a few that do not count."""
         if self._runner is None:
             raise RuntimeError("nothing is loaded: send a load command first")
         now = CLOCKS[clock]
-        for _ in range(warm_up):
+        end = time.perf_counter() + seconds * WARM_UP_SHARE
+        for _ in range(WARM_UP_RUNS):
             self._runner(self._input)
+            if time.perf_counter() > end:
+                break
         times: list[float] = []
         end = time.perf_counter() + seconds
-        while len(times) < at_least or time.perf_counter() < end:
+        while not times or time.perf_counter() < end:
             start = now()
             self._runner(self._input)
             times.append(now() - start)
         return {"seconds": times}
 
+    def memory(self, artefact: str, threads: int, shape: list[int]) -> dict[str, float]:
+        """Resident memory in MiB: engine imported, at most while loading, at most while running, and after that."""
+        self._engine.import_packages()
+        imported = _status_mib("VmRSS")
+        _reset_peak()
+        self.load(artefact, threads, shape)
+        loading = _status_mib("VmHWM")
+        _reset_peak()
+        if self._runner is not None:
+            for _ in range(MEMORY_RUNS):
+                self._runner(self._input)
+        return {"imported_mib": imported, "loading_mib": loading, "running_mib": _status_mib("VmHWM")}
 
-def _peak_kib() -> int:
+
+def _peak_kib() -> float:
     """The most memory that this process, or one that it waited for, ever held.
 
     Not from getrusage for this process: what that tells begins with the size of the process that started it.
     """
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    own = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
-    return max(own, children)
+    return max(1024 * _status_mib("VmHWM"), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+
+def _status_mib(entry: str) -> float:
+    """Of this process: VmRSS, what it holds of memory now, or VmHWM, the most since the last reset."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:")) / 1024
+
+
+def _reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", choices=ENGINES)
-    parser.add_argument("--no-amx", action="store_true", help="refuse AMX to the engine")
+    parser.add_argument("--isa", choices=ISA_TARGETS, help="hold the engine to these instructions")
     args = parser.parse_args()
-    if args.no_amx:
-        deny_amx()
+    if args.isa:
+        hold_to(args.isa)
     # Answers go to the pipe that was standard output; whatever the engine itself prints goes to standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -95,6 +127,7 @@ def main() -> int:
         "prepare": worker.prepare,
         "load": worker.load,
         "run": worker.run,
+        "memory": worker.memory,
     }
     for line in sys.stdin:
         command = json.loads(line)

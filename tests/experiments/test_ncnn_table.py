@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import ncnn_table
-from experiments.ncnn_table import NcnnFiles
+from experiments import ncnn_table, zoo
+from experiments.ncnn_files import NcnnFiles
 from pipeline.quantization import CalibrationTable
 from tests.pipeline.quantization.networks import Net
 
@@ -29,7 +29,8 @@ def test_layers_and_blobs(tmp_path):
     magic, counts, *lines = param.read_text().splitlines()
     assert magic == "7767517"
     words = [line.split() for line in lines]
-    assert [w[0] for w in words] == ["Input", "Convolution", "ReLU", "Split", "Convolution", "Convolution", "Concat"]
+    assert [w[0] for w in words] == ["Input", "Convolution", "Split", "Convolution", "Convolution", "Concat"]
+    assert "9=1" in words[1], "the Relu is part of the convolution"
     written = [name for w in words for name in w[4 + int(w[2]) : 4 + int(w[2]) + int(w[3])]]
     read = [name for w in words for name in w[4 : 4 + int(w[2])]]
     assert counts == f"{len(lines)} {len(written)}"
@@ -48,6 +49,30 @@ def test_int8_weights_have_their_tag_padding_and_scales():
     floats = np.frombuffer(data, np.float32, 5 + 5 + 1, start)
     np.testing.assert_array_equal(floats[:5], np.float32(net.constants["b_a"]))
     np.testing.assert_array_equal(floats[5:], np.asarray([100] * 5 + [20], np.float32))
+
+
+def test_convolution_hands_int8_on_where_only_convolutions_read_it():
+    """As ncnn2int8 does: else every layer would go through floats, and ncnn be slower than it is."""
+    lines = NcnnFiles(_net().model("y"), _table()).lines
+    terms = [word for line in lines for word in line.split() if word.startswith("8=")]
+    assert terms == ["8=101", "8=1", "8=1"]
+
+
+def test_depthwise_clip_and_dense_are_written_for_ncnn():
+    """What the networks of the speed comparison have besides."""
+    lines = NcnnFiles(zoo.build("mobilenet_v2")).lines
+    kinds = {line.split()[0] for line in lines}
+    assert kinds == {
+        "Input",
+        "Convolution",
+        "ConvolutionDepthWise",
+        "Split",
+        "BinaryOp",
+        "Pooling",
+        "Flatten",
+        "InnerProduct",
+    }
+    assert any("-23310=2,0.0,6.0" in line and line.startswith("ConvolutionDepthWise") for line in lines)
 
 
 def test_other_operators_are_refused():

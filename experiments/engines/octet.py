@@ -1,0 +1,28 @@
+"""Octet: the zoo's QDQ file, compiled ahead for one target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.engines.base import Engine, Runner
+
+
+class Octet(Engine):
+    name = "octet"
+    precision = "int8"
+    kind = "qdq"
+    packages = ("pipeline.runtime",)
+    distributions = ("octet", "apache-tvm")
+
+    @classmethod
+    def prepare(cls, model: Path, output: Path, batch: int, target: str, threads: Sequence[int]) -> Path:  # noqa: ARG003
+        import pipeline
+
+        output.mkdir(parents=True, exist_ok=True)
+        return pipeline.compile(model, target=target, output=output / f"{model.stem}-b{batch}-{target}.so", batch=batch)
+
+    def load(self, artefact: Path, threads: int) -> Runner:
+        from pipeline.runtime import load
+
+        return load(artefact, threads=threads)
