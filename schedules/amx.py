@@ -6,7 +6,8 @@ stored layout the pixels and channels of one row lie side by side, so that a ste
 channels. The last step of a row starts 64 bytes before its end, with zero weights where it overlaps; the last tile of
 an image row likewise computes some pixels twice. Nothing is read or written outside.
 
-The sums pass through a buffer in the L1 cache to the epilogue, which runs on vectors of 16 channels.
+The sums pass through a buffer in the L1 cache to the epilogue: that of :mod:`schedules.packed_epilogue` where it
+applies, else one on vectors of 16 channels.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
+from . import packed_epilogue
 from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, pack_channels, padded_channels
 from .intrinsics.x86 import DotProduct
 from .rows import view
@@ -57,6 +59,8 @@ class _Plan:
         pixels: rows of a tile of sums.
         tiles_a_row, tiles: tiles of pixels in an output row and in all.
         pixel_tiles, channel_tiles: tiles of sums held at once.
+        blocks: tiles of weights along the channels.
+        packed: whether the epilogue is the packed one, which sets the order of the channels.
     """
 
     flat: bool
@@ -70,6 +74,8 @@ class _Plan:
     tiles: int
     pixel_tiles: int
     channel_tiles: int
+    blocks: int
+    packed: bool
 
 
 class MatrixTile(Template):
@@ -103,12 +109,14 @@ class MatrixTile(Template):
         arrays: Sequence[np.ndarray],
     ) -> list[np.ndarray]:
         weight, *vectors = arrays
+        if _plan(problem).packed:
+            return [_pack_weight(weight, problem), *(packed_epilogue.pack_channels(v, problem) for v in vectors)]
         return [_pack_weight(weight, problem), *(pack_channels(v, problem.oc) for v in vectors)]
 
 
 def _weight_bytes(problem: Conv2d) -> int:
     plan = _plan(problem)
-    return padded_channels(problem.oc) * plan.runs[0] * plan.runs[1] * plan.steps * plan.step_bytes
+    return plan.blocks * LANES * plan.runs[0] * plan.runs[1] * plan.steps * plan.step_bytes
 
 
 def _plan(problem: Conv2d) -> _Plan:
@@ -119,28 +127,34 @@ def _plan(problem: Conv2d) -> _Plan:
     run_bytes = problem.x_channels * (kw if whole_rows else 1)
     row_pixels, rows = (problem.n * oh * ow, 1) if flat else (ow, problem.n * oh)
     tiles_a_row = -(-row_pixels // TILE_ROWS)
-    channel_tiles = min(2, padded_channels(problem.oc) // LANES)
+    blocks = padded_channels(problem.oc) // LANES
+    channel_tiles = min(2, blocks)
+    pixels = -(-row_pixels // tiles_a_row)
+    packed = packed_epilogue.supports(problem) and pixels >= packed_epilogue.PIXELS
     return _Plan(
         flat=flat,
         runs=(kh, 1 if whole_rows else kw),
         run_bytes=run_bytes,
         step_bytes=min(TILE_BYTES, run_bytes),
         steps=-(-run_bytes // TILE_BYTES),
-        pixels=-(-row_pixels // tiles_a_row),
+        pixels=pixels,
         row_pixels=row_pixels,
         tiles_a_row=tiles_a_row,
         tiles=rows * tiles_a_row,
         pixel_tiles=2 if channel_tiles == 2 else 3,
         channel_tiles=channel_tiles,
+        blocks=channel_tiles * packed_epilogue.slice_count(problem) if packed else blocks,
+        packed=packed,
     )
 
 
 def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
     """(O, C, KH, KW) to (blocks, runs, steps, step bytes / 4, 16, 4), in the order in which the kernel reads."""
     plan = _plan(problem)
-    channels = padded_channels(problem.oc)
+    channels = plan.blocks * LANES
+    filters = packed_epilogue.pack_channels(weight, problem) if plan.packed else weight
     dense = np.zeros((channels, *problem.kernel, problem.x_channels), np.int8)
-    dense[: problem.oc, :, :, : problem.ic] = weight.transpose(0, 2, 3, 1)
+    dense[: len(filters), :, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
     runs = dense.reshape(channels, plan.runs[0] * plan.runs[1], plan.run_bytes)
     steps = np.zeros((channels, runs.shape[1], plan.steps, plan.step_bytes), np.int8)
     for step in range(plan.steps):
@@ -156,14 +170,14 @@ def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
     plan = _plan(problem)
     oh, ow = problem.output_size
     channels = padded_channels(problem.oc)
-    blocks = channels // LANES
-    weight_shape = (blocks, plan.runs[0] * plan.runs[1], plan.steps, plan.step_bytes // DEPTH, LANES, DEPTH)
+    arguments = packed_epilogue.arguments(problem) if plan.packed else epilogue_arguments(problem)
+    weight_shape = (plan.blocks, plan.runs[0] * plan.runs[1], plan.steps, plan.step_bytes // DEPTH, LANES, DEPTH)
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             builder.func_name("main")
             x = builder.arg("x", T.Buffer((problem.n, problem.h, problem.w, problem.x_channels), "uint8"))
             weight = builder.arg("weight", T.Buffer(weight_shape, "int8"))
-            extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in epilogue_arguments(problem)]
+            extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in arguments]
             result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
             builder.func_attr({"tirx.noalias": True})
             image, image_width = surrounded(x, problem) if any(problem.padding) else (x, problem.w)
@@ -217,8 +231,7 @@ def _tiles(
     extra: list[Any],
     result: Any,
 ) -> None:
-    blocks = padded_channels(problem.oc) // LANES
-    slices = -(-blocks // plan.channel_tiles)
+    slices = -(-plan.blocks // plan.channel_tiles)
     groups = -(-plan.tiles // plan.pixel_tiles)
     groups_a_share = -(-groups // min(groups, max(PIXEL_SHARES, groups // GROUPS_A_SHARE)))
     shares = -(-groups // groups_a_share)
@@ -226,22 +239,27 @@ def _tiles(
     with builder.parallel(0, outer) as i:
         _configure(plan)
         sums = builder.alloc_buffer((4, TILE_ROWS, LANES), "int32", scope="local", align=TILE_BYTES)
-        with builder.serial(0, inner) as j, builder.serial(0, groups_a_share) as step:
+        with builder.serial(0, inner) as j:
             part, share = (i, j) if weights_first else (j, i)
-            first_block = tirx.min(part * plan.channel_tiles, blocks - plan.channel_tiles)
-            group = tirx.min(share * groups_a_share + step, groups - 1)
-            starts = [
-                _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
-                for k in range(plan.pixel_tiles)
-            ]
-            _accumulate(problem, plan, image, image_width, weight, [s[0] for s in starts], first_block)
-            for slot in range(plan.pixel_tiles * plan.channel_tiles):
-                address = T.address_of(sums[slot, 0, 0])
-                _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
-            for k, (_, pixel) in enumerate(starts):
-                for b in range(plan.channel_tiles):
-                    slot = k * plan.channel_tiles + b
-                    _epilogue(problem, plan, sums, slot, pixel, (first_block + b) * LANES, extra, result)
+            first_block = tirx.min(part * plan.channel_tiles, plan.blocks - plan.channel_tiles)
+            packed = packed_epilogue.PackedEpilogue.of_slice(problem, part, extra, result) if plan.packed else None
+            with builder.serial(0, groups_a_share) as step:
+                group = tirx.min(share * groups_a_share + step, groups - 1)
+                starts = [
+                    _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
+                    for k in range(plan.pixel_tiles)
+                ]
+                _accumulate(problem, plan, image, image_width, weight, [s[0] for s in starts], first_block)
+                for slot in range(plan.pixel_tiles * plan.channel_tiles):
+                    address = T.address_of(sums[slot, 0, 0])
+                    _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
+                for k, (_, pixel) in enumerate(starts):
+                    if packed:
+                        _packed_epilogue(plan, packed, sums, k, pixel)
+                        continue
+                    for b in range(plan.channel_tiles):
+                        slot = k * plan.channel_tiles + b
+                        _epilogue(problem, plan, sums, slot, pixel, (first_block + b) * LANES, extra, result)
         _intrinsic("tilerelease")
 
 
@@ -290,3 +308,11 @@ def _epilogue(
     with builder.serial(0, plan.pixels) as row, builder.vectorized(0, LANES) as lane:
         value = epilogue(problem, extra, sums[slot, row, lane], (zero, zero, pixel + row), channel + lane)
         builder.buffer_store(result, value, [0, 0, pixel + row, channel + lane])
+
+
+def _packed_epilogue(plan: _Plan, epilogue: packed_epilogue.PackedEpilogue, sums: Any, tile: int, pixel: Expr) -> None:
+    """The rows of a tile of pixels in pairs; the last pair starts early where their number is odd."""
+    pair = packed_epilogue.PIXELS
+    with builder.serial(0, -(-plan.pixels // pair)) as step:
+        row = step * pair if plan.pixels % pair == 0 else tirx.min(step * pair, plan.pixels - pair)
+        epilogue.store_pair(sums, tile * plan.channel_tiles, row, pixel + row)

@@ -1,0 +1,200 @@
+"""The epilogue of the matrix unit: from int32 sums to bytes, two pixels by 32 channels at a time.
+
+A vector of 16 sums takes a bias, a conversion, a product and a rounding conversion; from there on two vectors, and then
+four, go together: the saturating packs of int32 to int16 and to uint8 clamp and narrow at once. They work within
+128-bit quarters. So the two tiles of 16 channels hold the 32 channels in the order :data:`CHANNEL_ORDER`, in which the
+words of a pixel come out in their natural order.
+
+A residual addition ``(v - zv) * cv + (o - zo) * co`` runs on pairs of 16-bit words ``[v, o]``, with coefficients split
+into halves of 16 bits: ``vpdpwssd`` with the upper halves, a shift that also brings in the lower half of the constant,
+and ``vpdpwssd`` with the lower halves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as builder
+
+from .compute.arithmetic import Output
+from .compute.conv2d import Argument, Conv2d, padded_channels
+from .compute.stages import Add
+from .vectors import LANES, QUARTERS, broadcast, llvm_call, round_to_int32, shuffle, unpack
+
+CHANNELS, PIXELS = 2 * LANES, 2
+"""Channels and pixels that go through the epilogue together."""
+
+LARGEST = 2.0**30
+"""Products are cut here, so that the conversion to int32 cannot wrap; the packs saturate to 0..255."""
+
+CHANNEL_ORDER = np.array([8 * q + 4 * tile + e for tile in range(2) for q in range(QUARTERS) for e in range(4)])
+"""Channel, of 32, of each sum of the two tiles."""
+
+_PIXEL_ORDER = [
+    8 * (2 * quarter + pixel) + e for pixel in range(PIXELS) for quarter in range(QUARTERS) for e in range(8)
+]
+"""Bytes of two pixels, of which the last pack leaves eight of each in every quarter."""
+
+
+def supports(problem: Conv2d) -> bool:
+    """Whether the result is bytes, of the sums alone or of one residual addition, and there are 32 channels."""
+    if padded_channels(problem.oc) < CHANNELS or problem.window_sum or problem.output.dtype != "uint8":
+        return False
+    if not problem.stages:
+        return True
+    stage = problem.stages[0]
+    return len(problem.stages) == 1 and isinstance(stage, Add) and stage.output.dtype == "uint8"
+
+
+def slice_count(problem: Conv2d) -> int:
+    """Slices of 32 channels."""
+    return -(-padded_channels(problem.oc) // CHANNELS)
+
+
+def first_channel(problem: Conv2d, part: Any) -> Any:
+    """The channel at which a slice starts; the last slice starts early where the channels are no multiple of 32."""
+    channels = padded_channels(problem.oc)
+    if channels % CHANNELS == 0:
+        return part * CHANNELS
+    return (min if isinstance(part, int) else tirx.min)(part * CHANNELS, channels - CHANNELS)
+
+
+def pack_channels(values: np.ndarray, problem: Conv2d) -> np.ndarray:
+    """(C, ...) to (slices * 32, ...), the channels in the order of the sums; those that are padding are zero."""
+    padded = np.pad(values, [(0, padded_channels(problem.oc) - len(values)), *[(0, 0)] * (values.ndim - 1)])
+    return np.concatenate([padded[first_channel(problem, i) + CHANNEL_ORDER] for i in range(slice_count(problem))])
+
+
+def arguments(problem: Conv2d) -> list[Argument]:
+    """What the epilogue reads besides the sums, in the order of the kernel's arguments."""
+    packed, (oh, ow) = slice_count(problem) * CHANNELS, problem.output_size
+    pixels = problem.n, oh, ow, padded_channels(problem.oc)
+    residual: list[Argument] = [("operand0", pixels, "uint8")] if problem.stages else []
+    return [("bias", (packed,), "int32"), ("multiplier", (packed,), "float32"), *residual]
+
+
+@dataclass(frozen=True)
+class PackedEpilogue:
+    """The epilogue of one slice of channels.
+
+    Attributes:
+        problem: what is computed.
+        bias, multiplier: of the sums of each of the two tiles, in registers.
+        channel: the first one of the slice.
+        residual: None, or the second operand of the addition as (1, 1, pixels, channels).
+        result: (1, 1, pixels, channels).
+    """
+
+    problem: Conv2d
+    bias: tuple[Expr, Expr]
+    multiplier: tuple[Expr, Expr]
+    channel: Expr
+    residual: Any
+    result: Any
+
+    @staticmethod
+    def of_slice(problem: Conv2d, part: Expr, extra: list[Any], result: Any) -> PackedEpilogue:
+        """Load what does not depend on the pixel. ``extra`` are the :func:`arguments`."""
+        bias, multiplier, *residual = extra
+        at = [tirx.Ramp(part * CHANNELS + tile * LANES, 1, LANES) for tile in range(2)]
+        return PackedEpilogue(
+            problem,
+            (builder.bind(bias[at[0]]), builder.bind(bias[at[1]])),
+            (builder.bind(multiplier[at[0]]), builder.bind(multiplier[at[1]])),
+            first_channel(problem, part),
+            residual[0] if residual else None,
+            result,
+        )
+
+    def store_pair(self, sums: Any, first_slot: int, row: Expr, pixel: Expr) -> None:
+        """The results of the pixels ``pixel`` and ``pixel + 1`` from rows ``row`` and ``row + 1`` of two tiles."""
+        last = self.problem.stages[-1].output if self.problem.stages else self.problem.output
+        words = [self._words(sums, first_slot, row + i, pixel + i) for i in range(PIXELS)]
+        value = tirx.reinterpret("uint8x64", llvm_call("x86.avx512.packuswb.512", "int8x64", *words))
+        if last.qmin > 0:
+            value = tirx.max(value, broadcast(last.qmin, "uint8", 64))
+        if last.qmax < 255:
+            value = tirx.min(value, broadcast(last.qmax, "uint8", 64))
+        value = builder.bind(value)
+        for i in range(PIXELS):
+            order = _PIXEL_ORDER[i * CHANNELS : (i + 1) * CHANNELS]
+            at = [0, 0, pixel + i, tirx.Ramp(self.channel, 1, CHANNELS)]
+            builder.buffer_store(self.result, shuffle([value], order), at)
+
+    def _words(self, sums: Any, first_slot: int, row: Expr, pixel: Expr) -> Expr:
+        """32 results of a pixel as int16, zero point included, still to be clamped."""
+        lanes = tirx.Ramp(0, 1, LANES)
+        rounded = []
+        for tile in range(2):
+            scaled = (sums[first_slot + tile, row, lanes] + self.bias[tile]).astype(f"float32x{LANES}")
+            # In this order the minimum of LARGEST and NaN is NaN, which becomes the lower end.
+            cut = tirx.min(broadcast(LARGEST, "float32", LANES), scaled * self.multiplier[tile])
+            rounded.append(round_to_int32(cut))
+        value = _pack_words(*rounded)
+        if self.residual is None:
+            return _add_zero_point(value, self.problem.output)
+        other = self.residual[0, 0, pixel, tirx.Ramp(self.channel, 1, CHANNELS)].astype(f"int16x{CHANNELS}")
+        stage = self.problem.stages[0]
+        assert isinstance(stage, Add)
+        return _add_zero_point(_added(value, other, stage, self.problem.output), stage.output)
+
+
+def _pack_words(low: Expr, high: Expr) -> Expr:
+    """Two vectors of int32 as one of int16, saturated."""
+    return llvm_call("x86.avx512.packssdw.512", f"int16x{CHANNELS}", low, high)
+
+
+def _add_zero_point(value: Expr, output: Output) -> Expr:
+    if output.zero_point == 0:
+        return value
+    zero_point = broadcast(output.zero_point, "int16", CHANNELS)
+    return llvm_call("sadd.sat", f"int16x{CHANNELS}", value, zero_point)
+
+
+def _halves(value: int) -> tuple[int, int]:
+    """``high * 2**16 + low == value`` with ``low`` of 16 bits and a sign."""
+    low = (value + 2**15) % 2**16 - 2**15
+    return (value - low) >> 16, low
+
+
+def _signed(word: int) -> int:
+    """32 bits as an int32."""
+    return word - (word >> 31 << 32)
+
+
+def _word_pairs(first: int, second: int) -> Expr:
+    """Two int16 in every lane of 32 bits, as the operand of ``vpdpwssd``."""
+    both = broadcast(_signed(first % 2**16 | second % 2**16 << 16), "int32", LANES)
+    return tirx.reinterpret(f"int16x{CHANNELS}", both)
+
+
+def _dot(sums: Expr, pairs: Expr, coefficients: Expr) -> Expr:
+    return llvm_call("x86.avx512.vpdpwssd.512", f"int32x{LANES}", sums, pairs, coefficients)
+
+
+def _added(value: Expr, other: Expr, stage: Add, output: Output) -> Expr:
+    """``(v - zv) * cv + (o - zo) * co`` times the multiplier, rounded, as int16, without zero point.
+
+    ``value`` is ``v`` less the zero point of ``output``, not yet clamped.
+    """
+    low, high = output.qmin - output.zero_point, output.qmax - output.zero_point
+    value = tirx.max(value, broadcast(low, "int16", CHANNELS))
+    value = builder.bind(tirx.min(value, broadcast(high, "int16", CHANNELS)))
+    other = builder.bind(other)
+    constant = (output.zero_point - stage.zero_point) * stage.coefficient
+    constant -= stage.other_zero_point * stage.other_coefficient
+    (value_high, value_low), (other_high, other_low) = map(_halves, (stage.coefficient, stage.other_coefficient))
+    rounded = []
+    for half in (False, True):
+        pairs = builder.bind(unpack(value, other, 2, 2, half))
+        total = _dot(broadcast(constant >> 16, "int32", LANES), pairs, _word_pairs(value_high, other_high))
+        lower_half = broadcast(_signed(constant % 2**16 << 16), "int32", LANES)
+        shifted = llvm_call("fshl", f"int32x{LANES}", total, lower_half, broadcast(16, "int32", LANES))
+        total = _dot(shifted, pairs, _word_pairs(value_low, other_low))
+        scaled = total.astype(f"float32x{LANES}") * broadcast(stage.multiplier, "float32", LANES)
+        rounded.append(round_to_int32(tirx.min(broadcast(LARGEST, "float32", LANES), scaled)))
+    return _pack_words(*rounded)
