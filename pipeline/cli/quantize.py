@@ -79,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = "per-channel (default), per-tensor or per-group"
     weights.add_argument("--weights", metavar="KIND", help=f"one scale for what: {kinds}")
     weights.add_argument("--weight-bits", type=int, metavar="N", help="2 to 8, stored as 8 (default: 8)")
-    weights.add_argument("--weight-range", metavar="minmax|mse", help="default: minmax; mse below 8 bits")
+    ranges = "cut off nothing, or by the error of the weights or of results (default: minmax; output below 8 bits)"
+    weights.add_argument("--weight-range", metavar="minmax|mse|output", help=ranges)
     better = parser.add_argument_group("what may gain accuracy; each says what it gained")
     better.add_argument("--equalize", action="store_true", default=None, help="scale neighbouring layers alike first")
     correction = "take the mean error of each layer off its bias (default: yes)"

@@ -61,7 +61,8 @@ def quantize(
         symmetric: zero points in the middle of the type (or, for u8, at 0 where nothing is negative).
         weights: "per-channel", "per-tensor", or "per-group" (one scale for each group of a convolution).
         weight_bits: 2 to 8; narrower weights are stored as int8 all the same.
-        weight_range: "minmax", or "mse" for the scale with the least squared error; None takes mse below 8 bits.
+        weight_range: "minmax", "mse" for the least squared error of the weights, or "output" for that of the layers'
+            results on ``data``; None takes minmax at 8 bits, and below them output where there is data, else mse.
         outputs: "quantized", or "float" to leave the result of the last layer in float32.
         include, exclude: regular expressions that are searched in the names of nodes; what is left out stays float.
         skip_first, skip_last: so many layers with weights stay float.
@@ -75,7 +76,8 @@ def quantize(
         samples: use so many samples of ``data``.
         metadata: entries for the file's metadata.
         progress: called with what is being done and the share of the work done, 0 to 1.
-        say: called with one line for each of ``equalize``, ``bias_correction`` and ``rounding``, on what it gained.
+        say: called with one line for each of ``equalize``, ``weight_range``, ``rounding`` and ``bias_correction`` that
+            did something, on what it gained.
 
     Returns:
         The path of the file.

@@ -13,13 +13,11 @@ Source: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
 from pipeline.frontend.graph import Graph
-from pipeline.quantization.calibration import Tensors
+from pipeline.quantization.calibration import Tell, Tensors
 from pipeline.quantization.encoding import Encoding
 from pipeline.quantization.feeds import Feeds
 from pipeline.quantization.parameters import QuantizationParameters
@@ -42,11 +40,14 @@ def add_missing_biases(graph: Graph) -> None:
         graph.set_inputs(node, [*node.inputs[:2], zeros])
 
 
-def correct_biases(
-    graph: Graph, placement: Placement, encoding: Encoding, feeds: Feeds, tell: Callable[[float], None]
-) -> None:
-    """Replace the biases of ``encoding``. Layers without a constant bias stay as they are."""
-    layers = [layer for layer in placement.layers if layer.bias and layer.bias_node is None]
+def is_corrected(layer: Layer) -> bool:
+    """Whether :func:`correct_biases` corrects this layer: whether it has a constant bias of its own."""
+    return bool(layer.bias) and layer.bias_node is None
+
+
+def correct_biases(graph: Graph, placement: Placement, encoding: Encoding, feeds: Feeds, tell: Tell) -> None:
+    """Replace the biases of ``encoding``."""
+    layers = [layer for layer in placement.layers if is_corrected(layer)]
     model, shifts = _probe(graph, layers, encoding)
     sums: dict[str, np.ndarray] = {}
     samples = dict.fromkeys(shifts.values(), 0)

@@ -94,9 +94,8 @@ def encode_layer(graph: Graph, layer: Layer, options: Options, x: QuantizationPa
     weight = graph.constant(layer.weight)
     bias = graph.constant(layer.bias) if layer.bias else None
     assert weight is not None
-    override = options.overrides.layers.get(layer.name, LayerOverride())
     try:
-        parameters = _weight_parameters(weight, layer, options, override)
+        parameters = _weight_parameters(weight, layer, options)
         if bias is not None and not np.isfinite(bias).all():
             raise InputError("its bias holds NaN or infinity: export the model again.")
     except InputError as error:
@@ -108,15 +107,18 @@ def encode_layer(graph: Graph, layer: Layer, options: Options, x: QuantizationPa
     return LayerEncoding(parameters.quantize(weight), parameters).with_bias(bias, x.scale)
 
 
-def _weight_parameters(
-    weight: np.ndarray, layer: Layer, options: Options, override: LayerOverride
-) -> QuantizationParameters:
+def weight_settings(layer: Layer, options: Options) -> WeightSettings:
+    """How the weights of a layer are to be quantised."""
+    override = options.overrides.layers.get(layer.name, LayerOverride())
     granularity = override.weights or options.weights
     if layer.node.is_op("ConvTranspose") and layer.groups > 1:
         granularity = "per-tensor"  # its groups share the axis of the output channels
-    bits = override.weight_bits or options.weight_bits
-    settings = WeightSettings(bits, granularity, options.weight_range)
-    parameters = weight_parameters(weight, layer.axis, layer.groups, settings)
+    return WeightSettings(override.weight_bits or options.weight_bits, granularity)
+
+
+def _weight_parameters(weight: np.ndarray, layer: Layer, options: Options) -> QuantizationParameters:
+    override = options.overrides.layers.get(layer.name, LayerOverride())
+    parameters = weight_parameters(weight, layer.axis, layer.groups, weight_settings(layer, options))
     if override.weight_scale is None:
         return parameters
     scale = np.asarray(override.weight_scale, np.float32)

@@ -20,7 +20,7 @@ Patterns = str | Sequence[str] | None
 
 ACTIVATIONS: dict[str, np.dtype[Any]] = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8)}
 GRANULARITIES = ("per-channel", "per-tensor", "per-group")
-WEIGHT_RANGES = ("minmax", "mse")
+WEIGHT_RANGES = ("minmax", "mse", "output")
 ROUNDINGS = ("nearest", "adaround")
 OUTPUTS = ("float", "quantized")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto
 
 from pipeline.errors import InputError, ModelError
 from pipeline.quantization.bias_correction import add_missing_biases, correct_biases
-from pipeline.quantization.calibration import Watched, calibrate
+from pipeline.quantization.calibration import Tell, Watched, calibrate
 from pipeline.quantization.encoding import Encoding, encode_activations, encode_layers, make_observers
 from pipeline.quantization.equalization import equalize
 from pipeline.quantization.feeds import Data, Feeds
@@ -20,6 +20,7 @@ from pipeline.quantization.onnxruntime_session import Session
 from pipeline.quantization.options import Options
 from pipeline.quantization.placement import place
 from pipeline.quantization.rounding import round_adaptively
+from pipeline.quantization.weight_ranges import narrow_ranges, searched_ranges
 from pipeline.quantization.writer import finish, to_qdq
 
 Progress = Callable[[str, float], None]
@@ -28,12 +29,15 @@ Progress = Callable[[str, float], None]
 Say = Callable[[str], None]
 """Told in words what an option gained."""
 
+Step = Callable[[Encoding, Tell], None]
+"""Changes an encoding."""
+
 
 class Quantizer:
     """A float model that has been calibrated, from which quantised models are made.
 
     Options that change the numbers are carried out here, in this order: cross-layer equalisation, calibration,
-    rounding, bias correction.
+    bias correction, ranges of the weights, rounding; each of the last two is followed by another bias correction.
     """
 
     def __init__(
@@ -98,12 +102,26 @@ class Quantizer:
         if options.bias_correction:
             add_missing_biases(self.graph)
         self.placement = place(self.graph, options)
-        encoding = self._equalized() if options.equalize else self._nearest(0.05, 0.8)
-        if options.rounding == "adaround":
-            self._improve("adaptive rounding", encoding, round_adaptively, 0.8, 0.9)
+        encoding = self._equalized() if options.equalize else self._nearest(0.05, 0.7)
         if options.bias_correction:
-            self._improve("bias correction", encoding, correct_biases, 0.9, 0.96)
+            self._improve("bias correction", encoding, [self._biases], 0.7, 0.76)
+        # What minimises errors but for their mean is judged with the mean taken off.
+        after = [self._biases] * options.bias_correction
+        if searched_ranges(self.placement, options, has_data=self.feeds is not None):
+            self._improve("ranges of the weights", encoding, [self._ranges, *after], 0.76, 0.86)
+        if options.rounding == "adaround":
+            self._improve("adaptive rounding", encoding, [self._rounding, *after], 0.86, 0.96)
         return encoding
+
+    def _biases(self, encoding: Encoding, tell: Tell) -> None:
+        correct_biases(self.graph, self.placement, encoding, self._needed_feeds([]), tell)
+
+    def _ranges(self, encoding: Encoding, tell: Tell) -> None:
+        feeds = self._needed_feeds([]) if self.options.weight_range == "output" else self.feeds
+        narrow_ranges(self.graph, self.placement, self.options, encoding, feeds, tell)
+
+    def _rounding(self, encoding: Encoding, tell: Tell) -> None:
+        round_adaptively(self.graph, self.placement, self.options, encoding, self._needed_feeds([]), tell)
 
     def _nearest(self, start: float, end: float) -> Encoding:
         """Calibrate, and round to nearest."""
@@ -120,18 +138,21 @@ class Quantizer:
         """Equalise, then as :meth:`_nearest`; if anybody listens, both are done without it first, to compare."""
         if self._say is None or self.feeds is None:
             equalize(self.graph)
-            return self._nearest(0.05, 0.8)
+            return self._nearest(0.05, 0.7)
         before = self._sqnr(self._nearest(0.05, 0.4))
         pairs = equalize(self.graph)
-        encoding = self._nearest(0.4, 0.8)
+        encoding = self._nearest(0.4, 0.7)
         self._say(f"equalisation of {pairs} pairs of layers: {_gain(before, self._sqnr(encoding))}")
         return encoding
 
-    def _improve(self, name: str, encoding: Encoding, step: Callable[..., None], start: float, end: float) -> None:
-        """Carry out a step on ``encoding``, and say what it did to the outputs if anybody listens."""
-        before = None if self._say is None else self._sqnr(encoding)
-        step(self.graph, self.placement, encoding, self._needed_feeds([]), self._part(name, start, end))
-        if self._say is not None and before is not None:
+    def _improve(self, name: str, encoding: Encoding, steps: Sequence[Step], start: float, end: float) -> None:
+        """Carry out steps on ``encoding``, and say what they did to the outputs if anybody listens."""
+        listens = self._say is not None and self.feeds is not None
+        before = self._sqnr(encoding) if listens else 0.0
+        for index, step in enumerate(steps):
+            size = (end - start) / len(steps)
+            step(encoding, self._part(name, start + index * size, start + (index + 1) * size))
+        if self._say is not None and listens:
             self._say(f"{name}: {_gain(before, self._sqnr(encoding))}")
 
     def _sqnr(self, encoding: Encoding) -> float:
@@ -143,13 +164,16 @@ class Quantizer:
         if self.feeds is not None:
             return self.feeds
         if not tensors:
-            raise InputError("no calibration data is given, which bias_correction and rounding='adaround' need.")
+            raise InputError(
+                "no calibration data is given, which bias_correction, rounding='adaround' and weight_range='output' "
+                "need."
+            )
         raise InputError(
             f"no calibration data is given, and overrides do not say the range of {len(tensors)} tensors: "
             f"{', '.join(map(repr, tensors[:5]))}{', ...' if len(tensors) > 5 else ''}."
         )
 
-    def _part(self, phase: str, start: float, end: float) -> Callable[[float], None]:
+    def _part(self, phase: str, start: float, end: float) -> Tell:
         return lambda share: self._tell(phase, start + (end - start) * share)
 
 
