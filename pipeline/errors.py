@@ -23,6 +23,10 @@ class CompileError(OctetError):
     """Code generation or linking failed."""
 
 
+class TuneError(OctetError):
+    """The schedule search cannot run here, or its records are damaged or of another target."""
+
+
 class InputError(OctetError):
     """The data given to a model has the wrong name, shape, dtype or content."""
 

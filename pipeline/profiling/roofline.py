@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import TargetError
+from pipeline.runtime.cpu import cpu_name
 from pipeline.targets import DeployTarget, supported_by_host
 
 _VERSION = 1
 """Of the measurement: a file made by another one is not used."""
-
-_CPU_KEYS = ("model name", "cpu family", "model", "stepping")
-"""Of /proc/cpuinfo; a virtual machine may hide the name, so the numbers belong to it."""
 
 Progress = Callable[[float], None]
 
@@ -61,7 +59,7 @@ def find_roofline(
     Raises:
         TargetError: this CPU does not run the target's code.
     """
-    cpu = _cpu()
+    cpu = cpu_name()
     path = _folder() / f"{_slug(cpu)}-{target.name}-{threads}.json"
     if not remeasure and (known := _read(path)) and (known.cpu, known.target, known.threads) == (
         cpu, target.name, threads,
@@ -86,16 +84,6 @@ def find_roofline(
 def _folder() -> Path:
     named = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(named) if Path(named).is_absolute() else Path.home() / ".cache") / "octet" / "rooflines"
-
-
-def _cpu() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "unknown"
-    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    entries = {key.strip(): value.strip() for key, _, value in lines}
-    return " ".join(entries[key] for key in _CPU_KEYS if key in entries) or "unknown"
 
 
 def _slug(text: str) -> str:

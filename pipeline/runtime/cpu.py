@@ -30,6 +30,22 @@ def host_features() -> frozenset[str]:
         return frozenset()
 
 
+_NAME_KEYS = ("model name", "cpu family", "model", "stepping")
+"""A virtual machine may hide the name, so the numbers belong to it."""
+
+
+@cache
+def cpu_name() -> str:
+    """Name and numbers of this machine's CPU, for what was measured on it and holds for no other."""
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "unknown"
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    entries = {key.strip(): value.strip() for key, _, value in lines}
+    return " ".join(entries[key] for key in _NAME_KEYS if key in entries) or "unknown"
+
+
 def missing_features(required: tuple[str, ...]) -> tuple[str, ...]:
     """Those of ``required`` that this CPU lacks, in the order given."""
     present = host_features()
