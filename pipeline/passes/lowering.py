@@ -10,6 +10,7 @@ import tvm
 from pipeline.passes.assign_layout import assign_layout
 from pipeline.passes.emit_kernels import Configure, emit_kernels
 from pipeline.passes.fuse_epilogues import fuse_epilogues
+from pipeline.passes.images import compute_images_in_turn
 from pipeline.targets import DeployTarget
 from schedules.convolution import default_configuration
 
@@ -24,6 +25,8 @@ def kernel_phases(target: DeployTarget, configure: Configure = default_configura
         # Fewer integer operators, still in the model's layout.
         ("assign-layout", assign_layout),
         # Stored activations between explicit changes of layout.
+        ("images-in-turn", lambda module: compute_images_in_turn(module, target, configure)),
+        # Of a large batch, one call for all that happens image by image, with kernels; the rest as before.
         ("emit-kernels", lambda module: emit_kernels(module, target, configure)),
         # Scheduled TensorIR functions, called in turn.
     ]

@@ -1,0 +1,69 @@
+"""The pass: the trunk of a batched model becomes one call."""
+
+from __future__ import annotations
+
+import math
+
+import tvm
+from tvm import relax
+
+from pipeline.ir.graph import Graph, Rewriter
+from pipeline.ir.operators import shape_of
+from pipeline.passes.emit_kernels import Configure, emit_kernels
+from pipeline.passes.kernel_table import MACS
+from pipeline.targets import DeployTarget
+
+from .sequence import Sequence, SequenceBuilder
+from .trunk import Trunk, find_trunk, image_module
+
+MIN_IMAGES = 8
+"""Smaller batches run layer by layer, which keeps more threads busy."""
+
+_SUFFIX = "_in_turn"
+
+
+def compute_images_in_turn(module: tvm.IRModule, target: DeployTarget, configure: Configure) -> tvm.IRModule:
+    """``module`` with its trunk as one call of a function that runs image by image; unchanged for small batches."""
+    graph = Graph(module)
+    trunk = find_trunk(graph)
+    if trunk is None or trunk.images < MIN_IMAGES:
+        return module
+    sequence = SequenceBuilder(emit_kernels(image_module(trunk), target, configure), trunk.images, _SUFFIX).build()
+    return _Inserter(graph, trunk, sequence).insert()
+
+
+class _Inserter(Rewriter):
+    def __init__(self, graph: Graph, trunk: Trunk, sequence: Sequence) -> None:
+        super().__init__(graph)
+        self._trunk = trunk
+        self._sequence = sequence
+        self._results: dict[relax.Var, relax.Expr] = {}
+
+    def insert(self) -> tvm.IRModule:
+        """The call in the place of the trunk's first operator, its results in that of the others."""
+        return self.run(self._visit)
+
+    def finish(self, output: relax.Expr) -> tvm.IRModule:
+        """The module with the kernels besides ``main``."""
+        module = super().finish(output)
+        module.update(self.builder.get())
+        for name, kernel in self._sequence.kernels.items():
+            module[name] = kernel
+        return module
+
+    def _visit(self, var: relax.Var, value: relax.Expr) -> relax.Expr:
+        if not self._results:
+            self._call()
+        return self._results.get(var, value)
+
+    def _call(self) -> None:
+        trunk, sequence = self._trunk, self._sequence
+        attrs = {"tirx.is_scheduled": True, MACS: trunk.images * sequence.macs}
+        function = sequence.function.without_attr("global_symbol").with_attrs(attrs)
+        callee = self.builder.add_func(function, "images_in_turn")
+        flat = [self.emit(relax.op.reshape(x, (-1,)), f"{x.name}_flat") for x in trunk.inputs]
+        types = [relax.TensorType((math.prod(shape_of(r)),), r.ty.dtype) for r in trunk.results]
+        call = self.emit(relax.call_tir(callee, [*flat, *sequence.constants], types), "images")
+        for i, result in enumerate(trunk.results):
+            part = call if len(types) == 1 else self.emit(relax.TupleGetItem(call, i), result.name)
+            self._results[result] = self.emit(relax.op.reshape(part, shape_of(result)), result.name)

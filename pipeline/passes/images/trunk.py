@@ -1,0 +1,103 @@
+"""Find the operators that work on each image of a batch by itself, and make them anew for one image.
+
+1. The trunk starts at the model's inputs and takes every operator all of whose activations come from the trunk.
+2. It holds the operators of :data:`PER_IMAGE` only, and none with a constant that differs from image to image.
+   Fully connected layers stay outside: their weights would have to be read again for each image.
+3. A result of the trunk is whatever something else reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+from tvm.ir import Op
+
+from pipeline.ir import operators
+from pipeline.ir.graph import Constant, Graph, op_name, operands, static_shape
+from pipeline.ir.operators import shape_of
+
+PER_IMAGE = frozenset(
+    {
+        operators.CONV2D,
+        operators.MAX_POOL2D,
+        operators.AVG_POOL2D,
+        operators.ELEMENTWISE,
+        operators.QUANTIZE,
+        operators.REENCODE,
+        operators.PACK,
+        operators.UNPACK,
+        operators.CONCAT_CHANNELS,
+    }
+)
+"""Operators whose result for an image depends on that image alone: the first axis of their activations."""
+
+_ANCHORS = (operators.CONV2D, operators.MAX_POOL2D, operators.AVG_POOL2D)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Operators on a batch of ``images``: the parameters of ``main`` that they read, in order, and their results."""
+
+    images: int
+    inputs: list[relax.Var]
+    bindings: list[tuple[relax.Var, relax.Expr]]
+    results: list[relax.Var]
+
+
+def find_trunk(graph: Graph) -> Trunk | None:
+    """The trunk of ``main``, or None where there is none that is worth it."""
+    batches = {(static_shape(p) or (0,))[0] for p in graph.function.params}
+    if len(batches) != 1 or min(batches) <= 1:
+        return None
+    images = min(batches)
+    inside: set[relax.Var] = set(graph.function.params)
+    bindings = []
+    for var, value in graph.bindings:
+        if op_name(value) in PER_IMAGE and _is_per_image(value, images, inside):
+            inside.add(var)
+            bindings.append((var, value))
+    if not any(op_name(value) in _ANCHORS for _, value in bindings):
+        return None
+    own = {var for var, _ in bindings}
+    read_outside = {
+        v for var, value in graph.bindings if var not in own for v in operands(value) if isinstance(v, relax.Var)
+    }
+    read_outside.update(v for v in operands(graph.output) if isinstance(v, relax.Var))
+    read_inside = {v for _, value in bindings for v in operands(value)}
+    return Trunk(
+        images,
+        [p for p in graph.function.params if p in read_inside],
+        bindings,
+        [var for var, _ in bindings if var in read_outside],
+    )
+
+
+def _is_per_image(call: relax.Call, images: int, inside: set[relax.Var]) -> bool:
+    activations = [a for a in operands(call) if not isinstance(a, Constant)]
+    if not activations or shape_of(call)[0] != images:
+        return False
+    if any(a not in inside or shape_of(a)[0] != images for a in activations):
+        return False
+    # Weights belong to all images; a constant in the place of an activation may differ from image to image.
+    own_parameters = 1 if op_name(call) == operators.CONV2D else 0
+    stand_ins = [a for a in call.args[1 + own_parameters :] if isinstance(a, Constant)]
+    return all(len(shape_of(c)) < len(shape_of(call)) or shape_of(c)[0] == 1 for c in stand_ins)
+
+
+def image_module(trunk: Trunk) -> tvm.IRModule:
+    """A module whose ``main`` takes and returns the trunk's inputs and results for one image."""
+    builder = relax.BlockBuilder()
+    params = {v: relax.Var(v.name, relax.TensorType((1, *shape_of(v)[1:]), v.ty.dtype)) for v in trunk.inputs}
+    made: dict[relax.Expr, relax.Expr] = dict(params)
+    with builder.function("main", list(params.values())):
+        with builder.dataflow():
+            for var, call in trunk.bindings:
+                args = [made.get(a, a) for a in call.args]
+                attrs = {**call.attrs, "out_shape": [1, *shape_of(call)[1:]]}
+                remade = relax.Call(Op.get(op_name(call)), args, tvm.ir.make_node("ir.DictAttrs", **attrs))
+                made[var] = builder.emit(remade, var.name)
+            output = builder.emit_output(relax.Tuple([made[v] for v in trunk.results]))
+        builder.emit_func_output(output)
+    return builder.get()
