@@ -6,7 +6,8 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
+from dataclasses import asdict
+from math import inf
 
 import onnx
 from tqdm import tqdm
@@ -16,11 +17,16 @@ from experiments.engines import ENGINES
 from experiments.isa_limit import ISA_TARGETS
 from experiments.macs import count_macs, count_traffic, count_weights
 from experiments.measure import EngineError, EngineProcess, alternate
-from experiments.report import Cell, Memory, MemoryTable, Report
+from experiments.preparation import Preparation
+from experiments.report import REFERENCE, Cell, Memory, MemoryTable, Report
 from pipeline.profiling.roofline import find_roofline
 from pipeline.targets import DeployTarget, resolve
 
-FOLDER = Path(__file__).resolve().parents[1] / "build" / "speedup"
+PREPARE, MEASURE = "prepare", "measure"
+
+CHOICE_ROUNDS = 3
+"""Of the alternation in which an engine's own ways are compared."""
+
 LADDER = tuple(ISA_TARGETS.values())
 MEMORY_NETWORK = "resnet50"
 
@@ -42,7 +48,14 @@ class Comparison:
         self._engines = engines
         self._report = report
         self._save = save
-        self._folder = FOLDER / (args.isa or "any-isa")
+        self._preparation = Preparation(args.isa, target.name, args.threads, report.machine.commit)
+
+    def prepare(self) -> None:
+        """Nothing but that: what is measured later needs it."""
+        networks = [(network, batch) for batch in self._args.batch for network in self._args.networks]
+        with tqdm(networks, unit="network") as self._bar:
+            for network, batch in self._bar:
+                self._artefacts(network, batch)
 
     def run(self) -> None:
         args, report = self._args, self._report
@@ -58,7 +71,7 @@ class Comparison:
                 with_memory = (network, batch) == (MEMORY_NETWORK, 1) and report.memory is None
                 if not threads and not with_memory:
                     continue
-                artefacts = self._prepare(network, batch)
+                artefacts = self._artefacts(network, batch)
                 for count in threads:
                     self._measure(network, batch, count, artefacts)
                     self._bar.update()
@@ -78,42 +91,44 @@ class Comparison:
         if any(roofline.disturbed for roofline in self._report.rooflines):
             self._remark("other programs disturbed the measurement of the machine's limits, which are too low here")
 
-    def _prepare(self, network: str, batch: int) -> dict[str, str]:
-        """What each engine loads. Made in a process that ends afterwards, so that no compiler stays in the engine's."""
+    def _artefacts(self, network: str, batch: int) -> dict[str, str]:
+        """What each engine loads."""
         artefacts = {}
         for engine in self._engines:
             self._bar.set_description(f"{network}, batch {batch}: {engine} prepares")
-            model = zoo.model_path(network, ENGINES[engine].kind)
-            with closing(EngineProcess(engine, self._args.isa)) as process:
+            if self._args.only == MEASURE:
+                found = self._preparation.find(engine, network, batch)
+                if found is None:
+                    self._remark(f"{network}, batch {batch}: {engine} was not prepared")
+                    continue
+                artefact = found
+            else:
                 try:
-                    answer = process.prepare(model, self._folder, batch, self._target.name, self._args.threads)
+                    artefact = self._preparation.make(engine, network, batch)
                 except EngineError as error:
                     self._remark(f"{network}, batch {batch}: {error}")
                     continue
-            artefacts[engine] = answer["artefact"]
-            if Path(answer["artefact"]) != model:
-                name = f"{engine} {network}, batch {batch}"
-                self._report.preparation[name] = {key: round(answer[key], 1) for key in ("seconds", "peak_mib")}
+            artefacts[engine] = artefact.path
+            if engine == REFERENCE:
+                self._report.preparation[f"{network}, batch {batch}"] = asdict(artefact)
         return artefacts
 
     def _measure(self, network: str, batch: int, threads: int, artefacts: dict[str, str]) -> None:
         name = f"{network}, batch {batch}, threads {threads}"
         self._bar.set_description(name)
         load_average = round(os.getloadavg()[0], 2)
-        variants = {}
+        variants: dict[str, str] = {}
         with ExitStack() as stack:
-            loaded = []
+            processes = {}
             for engine, artefact in artefacts.items():
-                process = stack.enter_context(closing(EngineProcess(engine, self._args.isa)))
-                try:
-                    variant = process.load(artefact, threads, (batch, 3, 224, 224))
-                except EngineError as error:
-                    self._remark(f"{name}: {error}")
+                loaded = self._load(engine, artefact, batch, threads, name)
+                if not loaded:
                     continue
-                loaded.append(process)
+                variant, process = self._fastest(loaded)
+                processes[engine] = stack.enter_context(closing(process))
                 if variant:
                     variants[engine] = variant
-            timings, failures = alternate(loaded, self._args.rounds, self._args.seconds, self._args.clock)
+            timings, failures = alternate(processes, self._args.rounds, self._args.seconds, self._args.clock)
         for failure in failures.values():
             self._remark(f"{name}: {failure}")
         if timings:
@@ -124,14 +139,41 @@ class Comparison:
             medians = ", ".join(f"{engine} {timing.median:.2f}" for engine, timing in timings.items())
             tqdm.write(f"{name}, ms: {medians}")
 
+    def _load(self, engine: str, artefact: str, batch: int, threads: int, name: str) -> dict[str | None, EngineProcess]:
+        """A process for each of the engine's ways that works."""
+        loaded = {}
+        for variant in ENGINES[engine].variants:
+            process = EngineProcess(engine, self._args.isa)
+            try:
+                process.load(artefact, threads, (batch, 3, 224, 224), variant)
+                loaded[variant] = process
+            except EngineError as error:
+                process.close()
+                self._remark(f"{name}: {error}")
+        return loaded
+
+    def _fastest(self, loaded: dict[str | None, EngineProcess]) -> tuple[str | None, EngineProcess]:
+        """By a short alternation; the others are closed."""
+        chosen = next(iter(loaded))
+        if len(loaded) > 1:
+            named = {str(variant): process for variant, process in loaded.items()}
+            timings, _ = alternate(named, CHOICE_ROUNDS, self._args.seconds, self._args.clock)
+            chosen = min(loaded, key=lambda variant: timings[str(variant)].median if str(variant) in timings else inf)
+        for variant, process in loaded.items():
+            if variant != chosen:
+                process.close()
+        return chosen, loaded[chosen]
+
     def _measure_memory(self, network: str, artefacts: dict[str, str]) -> None:
         """At batch 1 on one thread, each engine alone in a fresh process."""
         engines = {}
+        taken = next((c.variants for c in self._report.cells if (c.network, c.batch, c.threads) == (network, 1, 1)), {})
         for engine, artefact in artefacts.items():
             self._bar.set_description(f"{network}: memory of {engine}")
+            variant = taken.get(engine, ENGINES[engine].variants[0])
             with closing(EngineProcess(engine, self._args.isa)) as process:
                 try:
-                    answer = process.memory(artefact, 1, (1, 3, 224, 224))
+                    answer = process.memory(artefact, 1, (1, 3, 224, 224), variant)
                 except EngineError as error:
                     self._remark(f"{network}, memory: {error}")
                     continue

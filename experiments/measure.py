@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,18 +37,16 @@ class EngineProcess:
             do="prepare", model=str(model), output=str(output), batch=batch, target=target, threads=list(threads)
         )
 
-    def load(self, artefact: str, threads: int, shape: Sequence[int]) -> str | None:
-        """Which of its own ways the engine takes, where it has several."""
-        variant: str | None = self._ask(do="load", artefact=artefact, threads=threads, shape=list(shape))["variant"]
-        return variant
+    def load(self, artefact: str, threads: int, shape: Sequence[int], variant: str | None = None) -> None:
+        self._ask(do="load", artefact=artefact, threads=threads, shape=list(shape), variant=variant)
 
     def run(self, seconds: float, clock: str = "wall") -> list[float]:
         """Seconds that each run took by the ``clock`` "wall" or "cpu" (of all threads of the process)."""
         return list(self._ask(do="run", seconds=seconds, clock=clock)["seconds"])
 
-    def memory(self, artefact: str, threads: int, shape: Sequence[int]) -> dict[str, float]:
+    def memory(self, artefact: str, threads: int, shape: Sequence[int], variant: str | None = None) -> dict[str, float]:
         """Loads and runs in this process, which must be fresh; see ``Worker.memory``."""
-        return self._ask(do="memory", artefact=artefact, threads=threads, shape=list(shape))
+        return self._ask(do="memory", artefact=artefact, threads=threads, shape=list(shape), variant=variant)
 
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
@@ -99,22 +97,22 @@ class Timing:
 
 
 def alternate(
-    processes: Sequence[EngineProcess], rounds: int, seconds: float, clock: str
+    processes: Mapping[str, EngineProcess], rounds: int, seconds: float, clock: str
 ) -> tuple[dict[str, Timing], dict[str, EngineError]]:
     """Runs each loaded engine for ``seconds`` a round, one after the other.
 
-    A Timing by engine name; for an engine that fails meanwhile, the error instead, and the others go on.
+    A Timing by the processes' names; for an engine that fails meanwhile, the error instead, and the others go on.
     """
-    medians: dict[str, list[float]] = {process.engine: [] for process in processes}
+    medians: dict[str, list[float]] = {name: [] for name in processes}
     failures: dict[str, EngineError] = {}
     for _ in range(rounds):
-        for process in processes:
-            if process.engine in failures:
+        for name, process in processes.items():
+            if name in failures:
                 continue
             time.sleep(SETTLE_SECONDS)
             try:
-                medians[process.engine].append(1e3 * statistics.median(process.run(seconds, clock)))
+                medians[name].append(1e3 * statistics.median(process.run(seconds, clock)))
             except EngineError as error:
-                failures[process.engine] = error
-    timings = {engine: Timing(tuple(values)) for engine, values in medians.items() if engine not in failures}
+                failures[name] = error
+    timings = {name: Timing(tuple(values)) for name, values in medians.items() if name not in failures}
     return timings, failures

@@ -90,8 +90,8 @@ class Report:
     rooflines: list[Roofline] = field(default_factory=list)
     """Of the target, and of lesser ones to compare with, at each number of threads."""
     memory: MemoryTable | None = None
-    preparation: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By artefact: seconds and MiB that an engine which compiles ahead needed."""
+    preparation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By network and batch size: the seconds and MiB that compiling took Octet, and its commit."""
     remarks: list[str] = field(default_factory=list)
     """Engines left out and why, failures, a busy machine."""
 

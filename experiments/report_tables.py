@@ -45,7 +45,7 @@ def to_markdown(report: Report) -> str:
         parts += [f"## Memory of {report.memory.network}, batch 1, 1 thread, MiB", _render(_memory(report.memory))]
     if report.preparation:
         lines = [f"- {name}: {p['seconds']:.1f} s, {p['peak_mib']:,.0f} MiB" for name, p in report.preparation.items()]
-        parts += ["## Compiled ahead", "\n".join(lines)]
+        parts += ["## Octet's compiler", "\n".join(lines)]
     notes = [
         f"ms: {report.settings['clock']} time, medians of {report.settings['rounds']} alternating rounds.",
         "limit: the network's multiply-accumulates at the measured peak of the target's dot product.",

@@ -4,6 +4,7 @@
     python experiments/speedup.py --networks resnet50 alexnet --engines octet openvino-int8 --threads 1 --batch 1
     python experiments/speedup.py --isa avx512-vnni
     python experiments/speedup.py --resume              # goes on where an earlier call with the same settings ended
+    python experiments/speedup.py --only prepare        # compiles, on a busy machine; later: --only measure
 
 Every engine has a process of its own. They take turns, A B A B, a short slice each, so that what disturbs the
 machine disturbs all of them; a round's figure is the median of its slice, and a ratio is the median of the rounds'
@@ -26,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from experiments import zoo
 from experiments.arguments import positive
-from experiments.comparison import Comparison
+from experiments.comparison import MEASURE, PREPARE, Comparison
 from experiments.engines import ENGINES
 from experiments.isa_limit import ISA_TARGETS
 from experiments.machine import Machine, describe
@@ -80,6 +81,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
     comparison = Comparison(args, target, engines, report, lambda: write_json(report, _file(stem, ".json")))
+    if args.only == PREPARE:
+        comparison.prepare()
+        return 0
     comparison.run()
     if not report.cells:
         print("speedup: nothing could be measured; the reasons are above", file=sys.stderr)
@@ -147,6 +151,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=positive, default=11, metavar="N", help="turns an engine (default: 11)")
     parser.add_argument("--seconds", type=float, default=0.25, metavar="S", help="of a slice (default: %(default)s)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a busy machine, one thread alone")
+    parser.add_argument(
+        "--only", choices=(PREPARE, MEASURE), help="compile but do not measure, or measure what was compiled before"
+    )
     parser.add_argument("--resume", action="store_true", help="keep what the JSON file has, measure the rest")
     parser.add_argument(
         "--output", type=Path, metavar="STEM", help="of the files written (default: experiments/results/speedup-<cpu>)"

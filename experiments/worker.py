@@ -4,10 +4,10 @@ Each engine has a process of its own for each network and thread count, so that 
 run-times do not meet. While another engine is measured, this one blocks in ``readline`` and its pool sleeps.
 
     {"do": "prepare", "model": ..., "output": ..., "batch": 1, "target": ..., "threads": [1, 2]}
-                                                                               -> {"artefact", "seconds", "peak_mib"}
-    {"do": "load", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224]}   -> {"seconds", "variant"}
-    {"do": "run", "seconds": 0.3, "clock": "wall"}                             -> {"seconds": [...]}
-    {"do": "memory", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224]} -> {"imported_mib", ...}
+                                                                           -> {"artefact", "seconds", "peak_mib"}
+    {"do": "load", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224], "variant": null} -> {"seconds"}
+    {"do": "run", "seconds": 0.3, "clock": "wall"} -> {"seconds": [...]}
+    {"do": "memory", "artefact": ..., "threads": 1, "shape": ..., "variant": null} -> {"imported_mib", ...}
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Worker:
         seconds = time.perf_counter() - start
         return {"artefact": str(artefact), "seconds": seconds, "peak_mib": _peak_kib() / 1024}
 
-    def load(self, artefact: str, threads: int, shape: list[int]) -> dict[str, Any]:
+    def load(self, artefact: str, threads: int, shape: list[int], variant: str | None) -> dict[str, Any]:
         batch, channels, height, _ = shape
         self._input = smooth_images(batch, size=height, channels=channels, seed=batch)
         start = time.perf_counter()
-        self._runner = self._engine.load(Path(artefact), threads)
+        self._runner = self._engine.load(Path(artefact), threads, variant)
         self._runner(self._input)
-        return {"seconds": time.perf_counter() - start, "variant": self._engine.variant()}
+        return {"seconds": time.perf_counter() - start}
 
     def run(self, seconds: float, clock: str) -> dict[str, Any]:
         """As many runs as begin within ``seconds``, one at least, after a few that do not count."""
@@ -80,12 +80,12 @@ class Worker:
             times.append(now() - start)
         return {"seconds": times}
 
-    def memory(self, artefact: str, threads: int, shape: list[int]) -> dict[str, float]:
+    def memory(self, artefact: str, threads: int, shape: list[int], variant: str | None) -> dict[str, float]:
         """Resident memory in MiB: engine imported, at most while loading, at most while running, and after that."""
         self._engine.import_packages()
         imported = _status_mib("VmRSS")
         _reset_peak()
-        self.load(artefact, threads, shape)
+        self.load(artefact, threads, shape, variant)
         loading = _status_mib("VmHWM")
         _reset_peak()
         if self._runner is not None:

@@ -28,6 +28,8 @@ class Engine(ABC):
     """What ``import`` needs; the first one's absence is told."""
     distributions: tuple[str, ...]
     """The installed distributions whose versions go into the results."""
+    variants: tuple[str | None, ...] = (None,)
+    """Its own ways to run a network; the fastest one counts."""
     needs_avx512: str | None = None
     """Why it cannot be held to AVX2 on a CPU with AVX-512; None where it can be."""
 
@@ -57,9 +59,5 @@ class Engine(ABC):
         return model
 
     @abstractmethod
-    def load(self, artefact: Path, threads: int) -> Runner:
-        """The network, ready to run on so many threads."""
-
-    def variant(self) -> str | None:
-        """Which of the engine's own ways was taken, where it has several; asked after ``load``."""
-        return None
+    def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:
+        """The network, ready to run on so many threads; ``variant`` is one of ``variants``."""

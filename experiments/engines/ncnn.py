@@ -53,7 +53,7 @@ class NcnnInt8(Engine):
                 path.replace(stem.with_suffix(path.suffix))
         return stem.with_suffix(".param")
 
-    def load(self, artefact: Path, threads: int) -> Runner:
+    def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:  # noqa: ARG002
         import ncnn
 
         net = ncnn.Net()

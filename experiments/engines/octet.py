@@ -22,7 +22,7 @@ class Octet(Engine):
         output.mkdir(parents=True, exist_ok=True)
         return pipeline.compile(model, target=target, output=output / f"{model.stem}-b{batch}-{target}.so", batch=batch)
 
-    def load(self, artefact: Path, threads: int) -> Runner:
+    def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:  # noqa: ARG002
         from pipeline.runtime import load
 
         return load(artefact, threads=threads)

@@ -12,7 +12,7 @@ class _OnnxRuntime(Engine):
     distributions = ("onnxruntime",)
     needs_avx512 = "its kernels choose by the CPU alone, no switch holds them to AVX2"
 
-    def load(self, artefact: Path, threads: int) -> Runner:
+    def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:  # noqa: ARG002
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

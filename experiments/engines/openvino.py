@@ -14,7 +14,7 @@ class _OpenVino(Engine):
     packages = ("openvino",)
     distributions = ("openvino",)
 
-    def load(self, artefact: Path, threads: int) -> Runner:
+    def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:  # noqa: ARG002
         import openvino
 
         core = openvino.Core()

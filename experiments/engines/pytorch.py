@@ -1,4 +1,4 @@
-"""PyTorch, FP32 and INT8, each compiled in the ways it offers; the fastest of them is what runs.
+"""PyTorch, FP32 and INT8, compiled ahead in the ways it offers.
 
 INT8 of TorchScript is ``quantize_fx`` with the engine x86: 7-bit activations, which its AVX2 kernels need not to
 saturate. INT8 of AOTInductor is torchao's PT2E quantisation for x86, weights frozen. Both calibrate on the images that
@@ -7,13 +7,8 @@ the zoo's QDQ files are calibrated on.
 
 from __future__ import annotations
 
-import itertools
-import json
-import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,78 +19,63 @@ from experiments.engines.base import Engine, Runner
 from experiments.synthetic_images import smooth_images
 from experiments.torch_network import RELU6, torch_network
 
-CHOICE_ROUNDS = 7
+SCRIPT, INDUCTOR = "TorchScript", "AOTInductor"
 
 Network = Any
 """A torch module, or what else takes an NCHW tensor."""
 
+Make = Callable[[Path, Any], Network]
+"""The network of an FP32 file, to be traced with an example input."""
+
 
 class _PyTorch(Engine):
-    """``artefact`` is a folder: a file for each way and thread count, and which way was the fastest."""
+    """Prepares a folder, with a file for each way."""
 
     kind = "fp32"
     packages: tuple[str, ...] = ("torch",)
     distributions: tuple[str, ...] = ("torch",)
-
-    def __init__(self) -> None:
-        self._variant: str | None = None
-
-    def variant(self) -> str | None:
-        return self._variant
+    variants = (SCRIPT, INDUCTOR)
 
     @classmethod
-    def ways(cls) -> dict[str, Callable[[Path, Path, Any], None]]:
-        """By name and file suffix: functions of the model, the file to write and an example input (NCHW)."""
+    def network(cls, variant: str) -> Make:
+        """What is compiled in the way ``variant``."""
         raise NotImplementedError
 
     @classmethod
     def prepare(cls, model: Path, output: Path, batch: int, target: str, threads: Sequence[int]) -> Path:  # noqa: ARG003
-        """Inductor's code has its thread count and vector width inside, so there is a file for each.
-
-        A folder that is complete is not made again: delete it after a change here.
-        """
+        """A file that exists is not made again: delete the folder after a change here."""
         import torch
 
         folder = output / f"{cls.name}-{torch.__version__}-{model.stem}-b{batch}"
         folder.mkdir(parents=True, exist_ok=True)
-        for count in threads:
-            choice = folder / f"threads-{count}.json"
-            if choice.exists():
-                continue
-            torch.set_num_threads(count)
-            # Strides of channels_last; the network is traced with them.
-            example = torch.from_numpy(_images(batch)).contiguous(memory_format=torch.channels_last)
-            made = []
-            for suffix, make in cls.ways().items():
-                path = folder / f"threads-{count}.{suffix}"
+        # Strides of channels_last; the network is traced with them.
+        example = torch.from_numpy(smooth_images(batch)).contiguous(memory_format=torch.channels_last)
+        for variant in cls.variants:
+            # Inductor's code has its thread count inside.
+            for count in threads if variant == INDUCTOR else [1]:
+                torch.set_num_threads(count)
+                path = _file(folder, variant, count)
+                if path.exists():
+                    continue
+                partial = path.with_name(f"partial-{path.name}")
                 try:
                     with torch.no_grad():
-                        make(model, path, example)
-                    made.append(path)
-                except Exception as error:  # noqa: BLE001  # one way that fails leaves the others
-                    print(f"{cls.name}: {path.name}: {type(error).__name__}: {error}", file=sys.stderr)
-            if not made:
-                raise RuntimeError("none of PyTorch's ways works on this network; the reasons are above")
-            times = _compare([cls._open(path) for path in made], _images(batch))
-            fastest = made[times.index(min(times))].name
-            milliseconds = {path.name: round(1e3 * t, 3) for path, t in zip(made, times, strict=True)}
-            choice.write_text(json.dumps({"fastest": fastest, "milliseconds": milliseconds}), encoding="utf-8")
+                        (_inductor if variant == INDUCTOR else _script)(cls.network(variant), model, partial, example)
+                except Exception as error:  # noqa: BLE001  # one way that fails leaves the others; load tells
+                    print(f"{cls.name}: {path}: {type(error).__name__}: {error}", file=sys.stderr)
+                    continue
+                partial.replace(path)
         return folder
 
-    def load(self, artefact: Path, threads: int) -> Runner:
-        import torch
-
-        torch.set_num_threads(threads)
-        fastest = json.loads((artefact / f"threads-{threads}.json").read_text(encoding="utf-8"))["fastest"]
-        self._variant = {".pt": "TorchScript", ".pt2": "AOTInductor"}[Path(fastest).suffix]
-        return self._open(artefact / fastest)
-
-    @classmethod
-    def _open(cls, path: Path) -> Runner:
+    def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:
         import torch
         import torch._inductor
 
-        network = torch._inductor.aoti_load_package(str(path)) if path.suffix == ".pt2" else cls._open_script(path)
+        torch.set_num_threads(threads)
+        path = _file(artefact, variant or SCRIPT, threads)
+        if not path.exists():
+            raise FileNotFoundError(f"{variant} could not compile this network; the reason is in the log")
+        network = torch._inductor.aoti_load_package(str(path)) if variant == INDUCTOR else self._open_script(path)
 
         def run(x: np.ndarray) -> Any:
             with torch.inference_mode():
@@ -103,8 +83,7 @@ class _PyTorch(Engine):
 
         return run
 
-    @classmethod
-    def _open_script(cls, path: Path) -> Network:
+    def _open_script(self, path: Path) -> Network:
         import torch
 
         return torch.jit.load(str(path))
@@ -115,11 +94,10 @@ class PyTorchFp32(_PyTorch):
     precision = "fp32"
 
     @classmethod
-    def ways(cls) -> dict[str, Callable[[Path, Path, Any], None]]:
-        return {"pt2": partial(_inductor, _float_network), "pt": partial(_script, _float_network)}
+    def network(cls, variant: str) -> Make:  # noqa: ARG003
+        return _float_network
 
-    @classmethod
-    def _open_script(cls, path: Path) -> Network:
+    def _open_script(self, path: Path) -> Network:
         import torch
 
         # Not before the file is written: oneDNN's blocked weights cannot be.
@@ -133,8 +111,8 @@ class PyTorchInt8(_PyTorch):
     distributions = ("torch", "torchao")
 
     @classmethod
-    def ways(cls) -> dict[str, Callable[[Path, Path, Any], None]]:
-        return {"pt2": partial(_inductor, _pt2e_network), "pt": partial(_script, _fx_network)}
+    def network(cls, variant: str) -> Make:
+        return {SCRIPT: _fx_network, INDUCTOR: _pt2e_network}[variant]
 
     @classmethod
     def import_packages(cls) -> None:
@@ -189,7 +167,7 @@ def _pt2e_network(model: Path, example: Any) -> Network:
     return convert_pt2e(prepared)
 
 
-def _inductor(make: Callable[[Path, Any], Network], model: Path, path: Path, example: Any) -> None:
+def _inductor(make: Make, model: Path, path: Path, example: Any) -> None:
     import torch
     import torch._inductor.config
 
@@ -198,25 +176,14 @@ def _inductor(make: Callable[[Path, Any], Network], model: Path, path: Path, exa
     torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
 
 
-def _script(make: Callable[[Path, Any], Network], model: Path, path: Path, example: Any) -> None:
+def _script(make: Make, model: Path, path: Path, example: Any) -> None:
     import torch
 
     torch.jit.freeze(torch.jit.trace(make(model, example), example)).save(str(path))
 
 
-def _compare(runners: Sequence[Runner], x: np.ndarray) -> list[float]:
-    """Median seconds of each, in turns."""
-    times: list[list[float]] = [[] for _ in runners]
-    for _round, (runner, mine) in itertools.product(range(CHOICE_ROUNDS), zip(runners, times, strict=True)):
-        runner(x)
-        start = time.perf_counter()
-        runner(x)
-        mine.append(time.perf_counter() - start)
-    return [statistics.median(mine) for mine in times]
-
-
-def _images(count: int) -> np.ndarray:
-    return smooth_images(count, seed=count)
+def _file(folder: Path, variant: str, threads: int) -> Path:
+    return folder / (f"threads-{threads}.pt2" if variant == INDUCTOR else "script.pt")
 
 
 def _calibration_images() -> Any:

@@ -33,4 +33,6 @@ def make_report() -> Report:
     bandwidths = ((1 << 14, 200.0), (1 << 20, 80.0), (1 << 28, 10.0))
     rooflines = [Roofline("cpu", "llvm-avx2", threads, 200.0 * threads, bandwidths) for threads in (1, 2)]
     memory = MemoryTable("resnet50", 24.0, {"octet": Memory(40.0, 90.0, 72.0), "openvino-int8": Memory(90, 300, 200)})
-    return Report(MACHINE, dict(SETTINGS), cells, rooflines, memory, {"octet alexnet": {"seconds": 9, "peak_mib": 900}})
+    return Report(
+        MACHINE, dict(SETTINGS), cells, rooflines, memory, {"alexnet, batch 1": {"seconds": 9, "peak_mib": 900}}
+    )

@@ -41,8 +41,8 @@ def test_engine_is_prepared_loaded_and_timed(process: EngineProcess, relu: Path,
     times = process.run(seconds=0.05)
     assert len(times) > 1
     assert all(0 < time < 1 for time in times)
-    timings, failures = alternate([process], rounds=2, seconds=0.0, clock="cpu")
-    assert len(timings["onnxruntime-fp32"].rounds) == 2
+    timings, failures = alternate({"a": process}, rounds=2, seconds=0.0, clock="cpu")
+    assert len(timings["a"].rounds) == 2
     assert not failures
 
 
@@ -50,9 +50,9 @@ def test_engine_that_dies_between_rounds_does_not_cost_the_others(relu: Path) ->
     dead = EngineProcess("no-such-engine")
     with closing(EngineProcess("onnxruntime-fp32")) as process, closing(dead):
         process.load(str(relu), threads=1, shape=SHAPE)
-        timings, failures = alternate([dead, process], rounds=2, seconds=0.0, clock="wall")
-    assert list(timings) == ["onnxruntime-fp32"]
-    assert "ended with code 2" in str(failures["no-such-engine"])
+        timings, failures = alternate({"a": dead, "b": process}, rounds=2, seconds=0.0, clock="wall")
+    assert list(timings) == ["b"]
+    assert "ended with code 2" in str(failures["a"])
 
 
 def test_memory_is_counted_above_the_imported_engine(relu: Path) -> None:
