@@ -14,12 +14,14 @@ from .amx import MatrixTile
 from .compute.conv2d import Conv2d
 from .depthwise import InterleavedDepthwise
 from .intrinsics.x86 import DotProduct
+from .quad_list import QuadList
 from .register_tile import RegisterTile
 from .template import Configuration, Knobs, Template
 from .vector_depthwise import VectorDepthwise
 
 TEMPLATES: dict[str, Template] = {
-    template.name: template for template in (MatrixTile(), InterleavedDepthwise(), VectorDepthwise(), RegisterTile())
+    template.name: template
+    for template in (MatrixTile(), QuadList(), InterleavedDepthwise(), VectorDepthwise(), RegisterTile())
 }
 """By name, the preferred ones first."""
 

@@ -28,6 +28,7 @@ class DotProduct:
         cycles: of one dot product where nothing else limits.
         matrix_unit: whether the CPU also has AMX, for the convolutions that it suits.
         interleaves: whether it has AVX512-BW and VNNI, for the depthwise convolutions that those suit.
+        pairs_bytes: whether its convolutions use ``vpmaddubsw`` of 256 bits, where the weights allow it.
     """
 
     intrinsic: str
@@ -39,6 +40,7 @@ class DotProduct:
     cycles: float
     matrix_unit: bool = False
     interleaves: bool = False
+    pairs_bytes: bool = False
 
 
 def _vnni(lanes: int, llvm_name: str):  # type: ignore[no-untyped-def]
@@ -138,7 +140,7 @@ DOT_PRODUCTS = {
     ),
     "avx2": DotProduct(
         _register("octet.dot_8x2_s16s16s32_avx2", _multiply_add_pairs, 8, "llvm.x86.avx2.pmadd.wd"),
-        8, 2, "int16", "int16", 16, 0.8,
+        8, 2, "int16", "int16", 16, 0.8, pairs_bytes=True,
     ),
     "sse2": DotProduct(
         _register("octet.dot_4x2_s16s16s32_sse2", _multiply_add_pairs, 4, "llvm.x86.sse2.pmadd.wd"),
