@@ -107,6 +107,37 @@ def encode_layer(graph: Graph, layer: Layer, options: Options, x: QuantizationPa
     return LayerEncoding(parameters.quantize(weight), parameters).with_bias(bias, x.scale)
 
 
+def weight_steps(graph: Graph, layer: Layer, encoding: Encoding) -> np.ndarray:
+    """The float weights of each filter over its scale, (O, K) in float64."""
+    weight = graph.constant(layer.weight)
+    assert weight is not None
+    rows = np.moveaxis(weight, layer.axis, 0).reshape(weight.shape[layer.axis], -1).astype(np.float64)
+    scale = np.broadcast_to(encoding.layers[layer.name].parameters.scale, len(rows)).astype(np.float64)
+    return rows / scale[:, None]
+
+
+def with_codes(
+    graph: Graph, layer: Layer, encoding: Encoding, codes: np.ndarray, factor: np.ndarray | float
+) -> LayerEncoding:
+    """The layer with other weights: ``codes`` (O, K) for a scale that is ``factor`` (O,) times as large.
+
+    Where the float bias would leave int32 with that scale, the layer is as it was.
+    """
+    numbers, x_scale = encoding.layers[layer.name], encoding.activations[layer.x].scale
+    shape = np.moveaxis(numbers.weight, layer.axis, 0).shape
+    weight = np.ascontiguousarray(np.moveaxis(codes.reshape(shape), 0, layer.axis), np.int8)
+    factors = np.broadcast_to(factor, shape[0])
+    scale = numbers.parameters.scale * (factors[0] if numbers.parameters.axis is None else factors)
+    parameters = replace(numbers.parameters, scale=np.asarray(scale, np.float32))
+    bias = graph.constant(layer.bias) if layer.bias else None
+    if bias is None:
+        return replace(numbers, weight=weight, parameters=parameters)
+    bias = bias.reshape(-1)
+    if not np.array_equal(with_room_for_bias(parameters, bias, float(x_scale)).scale, parameters.scale):
+        return numbers
+    return replace(numbers, weight=weight, parameters=parameters).with_bias(bias, x_scale)
+
+
 def weight_settings(layer: Layer, options: Options) -> WeightSettings:
     """How the weights of a layer are to be quantised."""
     override = options.overrides.layers.get(layer.name, LayerOverride())
@@ -114,6 +145,11 @@ def weight_settings(layer: Layer, options: Options) -> WeightSettings:
     if layer.node.is_op("ConvTranspose") and layer.groups > 1:
         granularity = "per-tensor"  # its groups share the axis of the output channels
     return WeightSettings(override.weight_bits or options.weight_bits, granularity)
+
+
+def has_stated_scale(layer: Layer, options: Options) -> bool:
+    """Whether an override (or a table) says the scale of a layer's weights, which then is not to be changed."""
+    return options.overrides.layers.get(layer.name, LayerOverride()).weight_scale is not None
 
 
 def _weight_parameters(weight: np.ndarray, layer: Layer, options: Options) -> QuantizationParameters:

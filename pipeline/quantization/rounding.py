@@ -4,23 +4,23 @@ As in AdaRound the aim is the least ``E[ ((w_q - w) x_q)**2 ]`` for each output 
 activations under the filter, with each weight rounded up or down. That is ``d M d`` with the differences d = w_q - w
 and the second moments M (:mod:`.moments`). Where AdaRound then relaxes the choice and descends by gradient, single
 roundings are changed here as long as one lowers the error: exact, the same on every run, and without settings.
+The scale then gives each filter the size that it had (:mod:`.weight_ranges`, step 2).
 
 Source of the aim: M. Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", ICML 2020.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pipeline.frontend.graph import Graph
 from pipeline.quantization.calibration import Tell
-from pipeline.quantization.encoding import Encoding, LayerEncoding
+from pipeline.quantization.encoding import Encoding, has_stated_scale, weight_steps, with_codes
 from pipeline.quantization.feeds import Feeds
 from pipeline.quantization.moments import layer_moments
 from pipeline.quantization.options import Options
-from pipeline.quantization.placement import Layer, Placement
+from pipeline.quantization.placement import Placement
+from pipeline.quantization.weight_ranges import scale_sets, size_factor
 
 _SWEEPS = 10
 
@@ -37,31 +37,17 @@ def round_adaptively(
     layers, activations = placement.layers, encoding.activations
     all_moments = layer_moments(graph, layers, activations, feeds, tell, bias_correction=options.bias_correction)
     for layer, moments in all_moments:
-        encoding.layers[layer.name] = _rounded(graph, layer, encoding.layers[layer.name], moments)
-
-
-def _rounded(graph: Graph, layer: Layer, numbers: LayerEncoding, moments: np.ndarray) -> LayerEncoding:
-    weight = graph.constant(layer.weight)
-    assert weight is not None
-    parameters = numbers.parameters
-    rows = np.moveaxis(weight, layer.axis, 0)
-    codes = np.moveaxis(numbers.weight, layer.axis, 0).astype(np.int64)
-    scale = np.broadcast_to(parameters.scale, len(rows)).astype(np.float64)
-    steps = rows.reshape(len(rows), -1) / scale[:, None]
-    flat = codes.reshape(len(rows), -1)
-    groups = moments.shape[0]
-    each = len(rows) // groups
-    better = [
-        improve_rounding(
-            steps[group * each : (group + 1) * each],
-            flat[group * each : (group + 1) * each],
-            moments[group],
-            (parameters.minimum, parameters.maximum),
-        )
-        for group in range(groups)
-    ]
-    result = np.moveaxis(np.concatenate(better).reshape(codes.shape), 0, layer.axis)
-    return replace(numbers, weight=np.ascontiguousarray(result, np.int8))
+        numbers = encoding.layers[layer.name]
+        limits = numbers.parameters.minimum, numbers.parameters.maximum
+        steps = weight_steps(graph, layer, encoding)
+        codes = np.moveaxis(numbers.weight, layer.axis, 0).reshape(steps.shape).astype(np.int64)
+        parts = [np.split(rows, len(moments)) for rows in (steps, codes)]
+        better = [improve_rounding(s, c, m, limits) for s, c, m in zip(*parts, moments, strict=True)]
+        codes = np.concatenate(better)
+        factor: np.ndarray | float = 1.0
+        if not has_stated_scale(layer, options):
+            factor = size_factor(steps, codes, scale_sets(graph, layer, options), moments)
+        encoding.layers[layer.name] = with_codes(graph, layer, encoding, codes, factor)
 
 
 def improve_rounding(steps: np.ndarray, codes: np.ndarray, moments: np.ndarray, limits: tuple[int, int]) -> np.ndarray:

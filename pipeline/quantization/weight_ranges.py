@@ -19,20 +19,17 @@ while errors without a preferred direction average out.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pipeline.frontend.graph import Graph
 from pipeline.quantization.calibration import Tell
-from pipeline.quantization.encoding import Encoding, weight_settings
+from pipeline.quantization.encoding import Encoding, has_stated_scale, weight_settings, weight_steps, with_codes
 from pipeline.quantization.feeds import Feeds
 from pipeline.quantization.moments import layer_moments
 from pipeline.quantization.options import Options
-from pipeline.quantization.overrides import LayerOverride
 from pipeline.quantization.parameters import MAX_BITS
 from pipeline.quantization.placement import Layer, Placement
-from pipeline.quantization.weights import weight_sets, with_room_for_bias
+from pipeline.quantization.weights import weight_sets
 
 _PARTS = np.linspace(1.0, 0.2, 41)
 
@@ -47,8 +44,7 @@ def searched_ranges(placement: Placement, options: Options, *, has_data: bool) -
         # 8 bits are fine enough for the largest weight: the error of the activations is larger.
         narrow = weight_settings(layer, options).bits < MAX_BITS
         chosen = options.weight_range or (("output" if has_data else "mse") if narrow else "minmax")
-        stated = options.overrides.layers.get(layer.name, LayerOverride()).weight_scale is not None
-        if chosen != "minmax" and not stated:
+        if chosen != "minmax" and not has_stated_scale(layer, options):
             ranges[layer.name] = chosen
     return ranges
 
@@ -79,33 +75,25 @@ def narrow_ranges(
 
 
 def _narrow(graph: Graph, layer: Layer, options: Options, encoding: Encoding, moments: np.ndarray | None) -> None:
-    weight, numbers = graph.constant(layer.weight), encoding.layers[layer.name]
-    assert weight is not None
-    parameters, axis = numbers.parameters, layer.axis
-    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
-    scale = np.broadcast_to(parameters.scale, len(rows)).astype(np.float64)
-    steps = rows / scale[:, None]
+    steps = weight_steps(graph, layer, encoding)
     if np.abs(steps - np.rint(steps)).max(initial=0) < _EXACT:
         return
-    sets = len(weight_sets(weight, axis, layer.groups, weight_settings(layer, options).granularity))
-    codes, factor = search_ranges(steps, parameters.maximum, sets, moments)
-    scale = scale * np.repeat(factor, len(rows) // sets)
-    found = replace(parameters, scale=(scale if parameters.axis is not None else scale[0]).astype(np.float32))
-    bias, x_scale = graph.constant(layer.bias) if layer.bias else None, encoding.activations[layer.x].scale
-    if bias is not None:
-        roomy = with_room_for_bias(found, bias.reshape(-1), float(x_scale))
-        if not np.array_equal(roomy.scale, found.scale):
-            return  # a bias that large says more than the weights
-    shape = np.moveaxis(weight, axis, 0).shape
-    stored = np.ascontiguousarray(np.moveaxis(codes.reshape(shape), 0, axis), np.int8)
-    numbers = replace(numbers, weight=stored, parameters=found)
-    encoding.layers[layer.name] = numbers if bias is None else numbers.with_bias(bias.reshape(-1), x_scale)
+    largest = encoding.layers[layer.name].parameters.maximum
+    codes, factor = search_ranges(steps, largest, scale_sets(graph, layer, options), moments)
+    encoding.layers[layer.name] = with_codes(graph, layer, encoding, codes, factor)
+
+
+def scale_sets(graph: Graph, layer: Layer, options: Options) -> int:
+    """In how many equal parts of a layer's filters, in order, each part has one scale."""
+    weight = graph.constant(layer.weight)
+    assert weight is not None
+    return len(weight_sets(weight, layer.axis, layer.groups, weight_settings(layer, options).granularity))
 
 
 def search_ranges(
     steps: np.ndarray, largest: int, sets: int, moments: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The codes (R, K) of the best range of each set, and by what to multiply the scale of the set (sets,).
+    """The codes (R, K) of the best range of each set, and by what to multiply the scale of each row (R,).
 
     Args:
         steps: weights over their scale (R, K), the widest range going to ``largest``.
@@ -113,10 +101,9 @@ def search_ranges(
         sets: so many equal parts of the rows, in order, get one factor each.
         moments: (groups, K, K), for as many equal parts of the rows; None for the identity.
     """
-    best = np.clip(np.rint(steps), -largest, largest)
-    factor, most = np.ones(sets), np.full(sets, -np.inf)
     image = _transformed(steps, moments)
-    size = _pooled(steps, image, sets)
+    best = np.clip(np.rint(steps), -largest, largest)
+    most = np.full(sets, -np.inf)
     for part in _PARTS:
         codes = np.clip(np.rint(steps / part), -largest, largest)
         alike = _pooled(codes, image, sets)
@@ -125,10 +112,19 @@ def search_ranges(
         kept = np.where(fitting, alike**2 / np.where(fitting, power, 1.0), -np.inf)
         better = kept > most
         most[better] = kept[better]
-        factor[better] = np.sqrt(size[better] / power[better])
         rows = np.repeat(better, len(steps) // sets)
         best[rows] = codes[rows]
-    return best, factor
+    return best, size_factor(steps, best, sets, moments)
+
+
+def size_factor(steps: np.ndarray, codes: np.ndarray, sets: int, moments: np.ndarray | None) -> np.ndarray:
+    """By what to multiply the scale of each row (R,), so that the filters of a set are as large as before rounding.
+
+    Arguments as of :func:`search_ranges`; ``codes``: (R, K).
+    """
+    size, power = (_pooled(rows, _transformed(rows, moments), sets) for rows in (steps, codes))
+    alive = (size > 0) & (power > 0)
+    return np.repeat(np.sqrt(np.where(alive, size, 1.0) / np.where(alive, power, 1.0)), len(steps) // sets)
 
 
 def _transformed(rows: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
