@@ -7,7 +7,7 @@ channels. The last step of a row starts 64 bytes before its end, with zero weigh
 an image row likewise computes some pixels twice. Nothing is read or written outside.
 
 The sums pass through a buffer in the L1 cache to the epilogue: that of :mod:`schedules.packed_epilogue` where it
-applies, else one on vectors of 16 channels.
+applies, between the products of the next sums; else one on vectors of 16 channels, at once.
 """
 
 from __future__ import annotations
@@ -233,33 +233,32 @@ def _tiles(
 ) -> None:
     slices = -(-plan.blocks // plan.channel_tiles)
     groups = -(-plan.tiles // plan.pixel_tiles)
-    groups_a_share = -(-groups // min(groups, max(PIXEL_SHARES, groups // GROUPS_A_SHARE)))
-    shares = -(-groups // groups_a_share)
+    shares = min(groups, max(PIXEL_SHARES, groups // GROUPS_A_SHARE))
     outer, inner = (slices, shares) if weights_first else (shares, slices)
     with builder.parallel(0, outer) as i:
         _configure(plan)
         sums = builder.alloc_buffer((4, TILE_ROWS, LANES), "int32", scope="local", align=TILE_BYTES)
+        pending = _Pending(problem, plan, image_width, sums, extra, result) if plan.packed else None
         with builder.serial(0, inner) as j:
             part, share = (i, j) if weights_first else (j, i)
+            first, end = share * groups // shares, (share + 1) * groups // shares
             first_block = tirx.min(part * plan.channel_tiles, plan.blocks - plan.channel_tiles)
-            packed = packed_epilogue.PackedEpilogue.of_slice(problem, part, extra, result) if plan.packed else None
-            with builder.serial(0, groups_a_share) as step:
-                group = tirx.min(share * groups_a_share + step, groups - 1)
-                starts = [
-                    _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
-                    for k in range(plan.pixel_tiles)
-                ]
-                _accumulate(problem, plan, image, image_width, weight, [s[0] for s in starts], first_block)
+            with builder.serial(0, end - first) as step:
+                group = first + step
+                starts = _tile_starts(problem, plan, image_width, group)
+                pixels = [image_pixel for image_pixel, _ in starts]
+                _accumulate(problem, plan, image, image_width, weight, pixels, first_block, extra[0], pending)
                 for slot in range(plan.pixel_tiles * plan.channel_tiles):
                     address = T.address_of(sums[slot, 0, 0])
                     _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
-                for k, (_, pixel) in enumerate(starts):
-                    if packed:
-                        _packed_epilogue(plan, packed, sums, k, pixel)
-                        continue
+                if pending:
+                    pending.set(part, group)
+                for k, (_, pixel) in enumerate([] if pending else starts):
                     for b in range(plan.channel_tiles):
                         slot = k * plan.channel_tiles + b
                         _epilogue(problem, plan, sums, slot, pixel, (first_block + b) * LANES, extra, result)
+        if pending:
+            pending.finish()
         _intrinsic("tilerelease")
 
 
@@ -275,14 +274,40 @@ def _tile_start(problem: Conv2d, plan: _Plan, image_width: int, tile: Expr) -> t
     return image_row * image_width + start * problem.strides[1], row * ow + start
 
 
+def _tile_starts(problem: Conv2d, plan: _Plan, image_width: int, group: Expr) -> list[tuple[Expr, Expr]]:
+    """:func:`_tile_start` of the tiles of a group."""
+    return [
+        _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
+        for k in range(plan.pixel_tiles)
+    ]
+
+
 def _accumulate(
-    problem: Conv2d, plan: _Plan, image: Any, image_width: int, weight: Any, starts: list[Expr], first_block: Expr
+    problem: Conv2d,
+    plan: _Plan,
+    image: Any,
+    image_width: int,
+    weight: Any,
+    starts: list[Expr],
+    first_block: Expr,
+    bias: Any,
+    pending: _Pending | None,
 ) -> None:
+    """The sums of a group of tiles; between the steps, the epilogue of the ``pending`` one.
+
+    For the packed epilogue the sums start from the bias: 16 rows that are all the same, one behind the other with a
+    distance of zero.
+    """
     flat_image = builder.decl_buffer((int(np.prod([int(d) for d in image.shape])),), "uint8", data=image.data)
     stride = tirx.const(problem.strides[1] * problem.x_channels, "int64")
     for i in range(plan.pixel_tiles):
         for j in range(plan.channel_tiles):
-            _intrinsic("tilezero", _tile(SUMS + i * plan.channel_tiles + j))
+            accumulator = _tile(SUMS + i * plan.channel_tiles + j)
+            if pending:
+                address = T.address_of(bias[(first_block + j) * LANES])
+                _intrinsic("tileloadd64", accumulator, address, tirx.const(0, "int64"))
+            else:
+                _intrinsic("tilezero", accumulator)
     with (
         builder.serial(0, plan.runs[0]) as kh,
         builder.serial(0, plan.runs[1]) as kw,
@@ -299,6 +324,8 @@ def _accumulate(
             for j in range(plan.channel_tiles):
                 accumulator = _tile(SUMS + i * plan.channel_tiles + j)
                 _intrinsic("tdpbusd", accumulator, _tile(PIXELS + i), _tile(LAST - 1 - j))
+        if pending:
+            pending.advance((kh * plan.runs[1] + kw) * plan.steps + step, plan.runs[0] * plan.runs[1] * plan.steps)
 
 
 def _epilogue(
@@ -310,9 +337,44 @@ def _epilogue(
         builder.buffer_store(result, value, [0, 0, pixel + row, channel + lane])
 
 
-def _packed_epilogue(plan: _Plan, epilogue: packed_epilogue.PackedEpilogue, sums: Any, tile: int, pixel: Expr) -> None:
-    """The rows of a tile of pixels in pairs; the last pair starts early where their number is odd."""
-    pair = packed_epilogue.PIXELS
-    with builder.serial(0, -(-plan.pixels // pair)) as step:
-        row = step * pair if plan.pixels % pair == 0 else tirx.min(step * pair, plan.pixels - pair)
-        epilogue.store_pair(sums, tile * plan.channel_tiles, row, pixel + row)
+class _Pending:
+    """The group of tiles whose sums wait in the buffer, and its packed epilogue, spread over the steps of the next.
+
+    The matrix unit works for 16 cycles on a product, in which the vector units are free.
+    """
+
+    def __init__(
+        self, problem: Conv2d, plan: _Plan, image_width: int, sums: Any, extra: list[Any], result: Any
+    ) -> None:
+        self._problem, self._plan, self._image_width = problem, plan, image_width
+        self._sums, self._extra, self._result = sums, extra, result
+        self._pairs = -(-plan.pixels // packed_epilogue.PIXELS)
+        self._state = builder.alloc_buffer((2,), "int32", scope="local")
+        self.set(tirx.const(0, "int32"), tirx.const(-1, "int32"))
+
+    def set(self, part: Expr, group: Expr) -> None:
+        """The sums in the buffer are now those of ``group``, or of none at all if it is negative."""
+        builder.buffer_store(self._state, part, [0])
+        builder.buffer_store(self._state, group, [1])
+
+    def advance(self, step: Expr, steps: int) -> None:
+        """The part of the epilogue that belongs behind ``step`` of ``steps``."""
+        pairs_a_step = -(-self._pairs // steps)
+        with builder.If(tirx.all(self._state[1] >= 0, step * pairs_a_step < self._pairs)), builder.Then():
+            self._store(step * pairs_a_step, pairs_a_step)
+
+    def finish(self) -> None:
+        """The whole epilogue of the last group."""
+        self._store(tirx.const(0, "int32"), self._pairs)
+
+    def _store(self, first_pair: Expr, pairs: int) -> None:
+        """Pairs of rows of all tiles; where the number of rows is odd the last pair starts early."""
+        plan = self._plan
+        part, group = builder.bind(self._state[0]), builder.bind(self._state[1])
+        _, multiplier, *residual = self._extra
+        epilogue = packed_epilogue.PackedEpilogue(self._problem, part, multiplier, self._result, *residual)
+        starts = _tile_starts(self._problem, plan, self._image_width, group)
+        with builder.serial(0, pairs) as pair:
+            row = tirx.min((first_pair + pair) * packed_epilogue.PIXELS, plan.pixels - packed_epilogue.PIXELS)
+            for k, (_, pixel) in enumerate(starts):
+                epilogue.store_pair(self._sums, k * plan.channel_tiles, row, pixel + row)

@@ -1,13 +1,12 @@
 """The epilogue of the matrix unit: from int32 sums to bytes, two pixels by 32 channels at a time.
 
-A vector of 16 sums takes a bias, a conversion, a product and a rounding conversion; from there on two vectors, and then
-four, go together: the saturating packs of int32 to int16 and to uint8 clamp and narrow at once. They work within
-128-bit quarters. So the two tiles of 16 channels hold the 32 channels in the order :data:`CHANNEL_ORDER`, in which the
-words of a pixel come out in their natural order.
+A vector of 16 sums, bias included, takes a conversion, a product and a rounding conversion; from there on two vectors,
+and then four, go together: the saturating packs of int32 to int16 and to uint8 clamp and narrow at once. They work
+within 128-bit quarters. So the two tiles of 16 channels hold the 32 channels in the order :data:`CHANNEL_ORDER`, in
+which the words of a pixel come out in their natural order.
 
-A residual addition ``(v - zv) * cv + (o - zo) * co`` runs on pairs of 16-bit words ``[v, o]``, with coefficients split
-into halves of 16 bits: ``vpdpwssd`` with the upper halves, a shift that also brings in the lower half of the constant,
-and ``vpdpwssd`` with the lower halves.
+A residual addition ``(v - zv) * cv + (o - zo) * co`` runs on pairs of 16-bit words ``[v, o]``. The coefficients are too
+long for words: ``vpdpwssd`` multiplies the pairs by the low bits, and the pairs shifted left by the others.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tvm.script.ir_builder import tirx as builder
 
 from .compute.arithmetic import Output
 from .compute.conv2d import Argument, Conv2d, padded_channels
-from .compute.stages import Add
+from .compute.stages import Add, Stage
 from .vectors import LANES, QUARTERS, broadcast, llvm_call, round_to_int32, shuffle, unpack
 
 CHANNELS, PIXELS = 2 * LANES, 2
@@ -30,6 +29,12 @@ CHANNELS, PIXELS = 2 * LANES, 2
 
 LARGEST = 2.0**30
 """Products are cut here, so that the conversion to int32 cannot wrap; the packs saturate to 0..255."""
+
+SHIFT = 7
+"""Low bits of a coefficient. A byte less its zero point has nine bits, and sixteen when shifted."""
+
+MAX_COEFFICIENT = 2**21
+"""Coefficients below this have high bits that fit into a word; sums of two products fit into int32."""
 
 CHANNEL_ORDER = np.array([8 * q + 4 * tile + e for tile in range(2) for q in range(QUARTERS) for e in range(4)])
 """Channel, of 32, of each sum of the two tiles."""
@@ -46,8 +51,14 @@ def supports(problem: Conv2d) -> bool:
         return False
     if not problem.stages:
         return True
-    stage = problem.stages[0]
-    return len(problem.stages) == 1 and isinstance(stage, Add) and stage.output.dtype == "uint8"
+    return len(problem.stages) == 1 and _adds_bytes(problem.stages[0])
+
+
+def _adds_bytes(stage: Stage) -> bool:
+    """Whether ``stage`` is an addition whose products fit the instructions and whose scaled sums fit into int32."""
+    if not isinstance(stage, Add) or stage.output.dtype != "uint8":
+        return False
+    return max(abs(stage.coefficient), abs(stage.other_coefficient)) <= MAX_COEFFICIENT and 0 <= stage.multiplier < 1
 
 
 def slice_count(problem: Conv2d) -> int:
@@ -83,32 +94,22 @@ class PackedEpilogue:
 
     Attributes:
         problem: what is computed.
-        bias, multiplier: of the sums of each of the two tiles, in registers.
-        channel: the first one of the slice.
-        residual: None, or the second operand of the addition as (1, 1, pixels, channels).
+        part: the slice.
+        multiplier: of all channels, in their packed order.
         result: (1, 1, pixels, channels).
+        residual: the second operand of an addition, of the same shape.
     """
 
     problem: Conv2d
-    bias: tuple[Expr, Expr]
-    multiplier: tuple[Expr, Expr]
-    channel: Expr
-    residual: Any
+    part: Expr
+    multiplier: Any
     result: Any
+    residual: Any = None
 
-    @staticmethod
-    def of_slice(problem: Conv2d, part: Expr, extra: list[Any], result: Any) -> PackedEpilogue:
-        """Load what does not depend on the pixel. ``extra`` are the :func:`arguments`."""
-        bias, multiplier, *residual = extra
-        at = [tirx.Ramp(part * CHANNELS + tile * LANES, 1, LANES) for tile in range(2)]
-        return PackedEpilogue(
-            problem,
-            (builder.bind(bias[at[0]]), builder.bind(bias[at[1]])),
-            (builder.bind(multiplier[at[0]]), builder.bind(multiplier[at[1]])),
-            first_channel(problem, part),
-            residual[0] if residual else None,
-            result,
-        )
+    @property
+    def channels(self) -> Expr:
+        """The channels of the slice in the result."""
+        return tirx.Ramp(first_channel(self.problem, self.part), 1, CHANNELS)
 
     def store_pair(self, sums: Any, first_slot: int, row: Expr, pixel: Expr) -> None:
         """The results of the pixels ``pixel`` and ``pixel + 1`` from rows ``row`` and ``row + 1`` of two tiles."""
@@ -122,7 +123,7 @@ class PackedEpilogue:
         value = builder.bind(value)
         for i in range(PIXELS):
             order = _PIXEL_ORDER[i * CHANNELS : (i + 1) * CHANNELS]
-            at = [0, 0, pixel + i, tirx.Ramp(self.channel, 1, CHANNELS)]
+            at = [0, 0, pixel + i, self.channels]
             builder.buffer_store(self.result, shuffle([value], order), at)
 
     def _words(self, sums: Any, first_slot: int, row: Expr, pixel: Expr) -> Expr:
@@ -130,14 +131,15 @@ class PackedEpilogue:
         lanes = tirx.Ramp(0, 1, LANES)
         rounded = []
         for tile in range(2):
-            scaled = (sums[first_slot + tile, row, lanes] + self.bias[tile]).astype(f"float32x{LANES}")
+            multiplier = self.multiplier[tirx.Ramp(self.part * CHANNELS + tile * LANES, 1, LANES)]
+            scaled = sums[first_slot + tile, row, lanes].astype(f"float32x{LANES}") * multiplier
             # In this order the minimum of LARGEST and NaN is NaN, which becomes the lower end.
-            cut = tirx.min(broadcast(LARGEST, "float32", LANES), scaled * self.multiplier[tile])
+            cut = tirx.min(broadcast(LARGEST, "float32", LANES), scaled)
             rounded.append(round_to_int32(cut))
         value = _pack_words(*rounded)
         if self.residual is None:
             return _add_zero_point(value, self.problem.output)
-        other = self.residual[0, 0, pixel, tirx.Ramp(self.channel, 1, CHANNELS)].astype(f"int16x{CHANNELS}")
+        other = self.residual[0, 0, pixel, self.channels].astype(f"int16x{CHANNELS}")
         stage = self.problem.stages[0]
         assert isinstance(stage, Add)
         return _add_zero_point(_added(value, other, stage, self.problem.output), stage.output)
@@ -155,10 +157,9 @@ def _add_zero_point(value: Expr, output: Output) -> Expr:
     return llvm_call("sadd.sat", f"int16x{CHANNELS}", value, zero_point)
 
 
-def _halves(value: int) -> tuple[int, int]:
-    """``high * 2**16 + low == value`` with ``low`` of 16 bits and a sign."""
-    low = (value + 2**15) % 2**16 - 2**15
-    return (value - low) >> 16, low
+def _split(coefficient: int) -> tuple[int, int]:
+    """``high * 2**SHIFT + low == coefficient``, with ``low`` not negative."""
+    return coefficient >> SHIFT, coefficient % 2**SHIFT
 
 
 def _signed(word: int) -> int:
@@ -187,14 +188,13 @@ def _added(value: Expr, other: Expr, stage: Add, output: Output) -> Expr:
     other = builder.bind(other)
     constant = (output.zero_point - stage.zero_point) * stage.coefficient
     constant -= stage.other_zero_point * stage.other_coefficient
-    (value_high, value_low), (other_high, other_low) = map(_halves, (stage.coefficient, stage.other_coefficient))
+    (value_high, value_low), (other_high, other_low) = map(_split, (stage.coefficient, stage.other_coefficient))
     rounded = []
     for half in (False, True):
         pairs = builder.bind(unpack(value, other, 2, 2, half))
-        total = _dot(broadcast(constant >> 16, "int32", LANES), pairs, _word_pairs(value_high, other_high))
-        lower_half = broadcast(_signed(constant % 2**16 << 16), "int32", LANES)
-        shifted = llvm_call("fshl", f"int32x{LANES}", total, lower_half, broadcast(16, "int32", LANES))
-        total = _dot(shifted, pairs, _word_pairs(value_low, other_low))
+        total = _dot(broadcast(_signed(constant % 2**32), "int32", LANES), pairs, _word_pairs(value_low, other_low))
+        shifted = tirx.shift_left(pairs, broadcast(SHIFT, "int16", CHANNELS))
+        total = _dot(total, shifted, _word_pairs(value_high, other_high))
         scaled = total.astype(f"float32x{LANES}") * broadcast(stage.multiplier, "float32", LANES)
-        rounded.append(round_to_int32(tirx.min(broadcast(LARGEST, "float32", LANES), scaled)))
+        rounded.append(round_to_int32(scaled))
     return _pack_words(*rounded)
