@@ -114,7 +114,8 @@ class SequenceBuilder:
                     for i, c in enumerate(self._constants)
                 ]
                 results = [self._argument(f"result{i}", _tensor(r)) for i, r in enumerate(self._results)]
-                with builder.parallel(0, self._images) as image:
+                # Relax looks into the root block of a function that might be a reshape.
+                with builder.sblock("root"), builder.parallel(0, self._images) as image:
                     workspace = builder.alloc_buffer((max(size, ALIGNMENT),), "uint8", align=ALIGNMENT)
                     # TVM shrinks a buffer to the elements that it sees being touched.
                     builder.evaluate(T.address_of(workspace[0]))
