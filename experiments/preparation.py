@@ -31,15 +31,13 @@ class Artefact:
 class Preparation:
     """Makes artefacts and finds those that an earlier program made; a list of them lies in their folder."""
 
-    def __init__(
-        self, isa: str | None, target: str, threads: Sequence[int], commit: str, folder: Path = FOLDER
-    ) -> None:
+    def __init__(self, isa: str | None, target: str, threads: Sequence[int], commit: str) -> None:
         """``isa``: what engines are held to (None: nothing). ``target``: what Octet compiles for."""
         self._isa = isa
         self._target = target
         self._threads = threads
         self._commit = commit
-        self._folder = folder / (isa or "any-isa")
+        self._folder = FOLDER / (isa or "any-isa")
         self._list = self._folder / "artefacts.json"
 
     def make(self, engine: str, network: str, batch: int) -> Artefact:

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from experiments.engines import ENGINES
 from experiments.measure import EngineError, EngineProcess, Timing, alternate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +45,12 @@ def test_engine_is_prepared_loaded_and_timed(process: EngineProcess, relu: Path,
     timings, failures = alternate({"a": process}, rounds=2, seconds=0.0, clock="cpu")
     assert len(timings["a"].rounds) == 2
     assert not failures
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_is_installed_or_says_what_to_install(name: str) -> None:
+    reason = ENGINES[name].unavailable()
+    assert reason is None or "pip install" in reason
 
 
 def test_engine_that_dies_between_rounds_does_not_cost_the_others(relu: Path) -> None:

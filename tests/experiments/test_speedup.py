@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from experiments import comparison, speedup, zoo
+from experiments import comparison, preparation, speedup, zoo
 from experiments.engines import ENGINES
 from experiments.machine import describe
 from experiments.onnx_builder import GraphBuilder
@@ -25,6 +25,7 @@ def tiny_zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "tiny.onnx"
     onnx.save(g.finish(g.linear(g.flatten(g.global_average_pool(g.conv(g.input, 4, 3, stride=8))), 4, 10)), path)
     monkeypatch.setattr(zoo, "model_path", lambda _name, _kind="fp32": path)
+    monkeypatch.setattr(preparation, "FOLDER", tmp_path / "build")
     roofline = Roofline("cpu", "llvm", 1, 10.0, ((1 << 20, 5.0),))
     monkeypatch.setattr(
         comparison, "find_roofline", lambda target, threads: replace(roofline, target=target.name, threads=threads)
@@ -71,6 +72,17 @@ def test_resume_measures_only_what_is_missing(tmp_path: Path) -> None:
     assert cells[0] == earlier.cells[0]
     endings = {".json", ".md", "-bars.png", "-roofline.png"}
     assert {f"out{ending}" for ending in endings} <= {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.usefixtures("tiny_zoo")
+def test_what_was_prepared_before_is_measured(tmp_path: Path) -> None:
+    """Compiling disturbs a machine that measures, so the two may be apart; nothing prepared is no crash."""
+    arguments = [*QUICK, "--batch", "1", "--threads", "1", "--output", str(tmp_path / "out")]
+    assert speedup.main([*arguments, "--only", "measure"]) == 1
+    assert speedup.main([*arguments, "--only", "prepare"]) == 0
+    assert not (tmp_path / "out.md").exists()
+    assert speedup.main([*arguments, "--only", "measure"]) == 0
+    assert list(read_json(tmp_path / "out.json").cells[0].timings) == ["onnxruntime-fp32"]
 
 
 @pytest.mark.usefixtures("tiny_zoo")
