@@ -2,7 +2,7 @@
 
 ``pipeline.quantize`` makes such a network of a float one and needs onnxruntime; ``pipeline.compile`` and
 ``pipeline.inspect`` need the compiler (Apache TVM), and so does ``pipeline.profile``, which measures what the machine
-can do with code of its own. All are imported when first used.
+can do with code of its own, and ``pipeline.tune``, which searches the schedules and also needs XGBoost. All are imported when first used.
 ``pipeline.load`` (the same as :func:`pipeline.runtime.load`) needs numpy and tvm_ffi alone.
 """
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from pipeline.profiling import profile
     from pipeline.quantization import quantize
     from pipeline.runtime import load
+    from pipeline.tuning.api import tune
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile", "inspect", "load", "profile", "quantize"]
+__all__ = ["__version__", "compile", "inspect", "load", "profile", "quantize", "tune"]
 
 _HOMES = {
     "compile": "pipeline.compiler",
@@ -25,6 +26,7 @@ _HOMES = {
     "load": "pipeline.runtime",
     "profile": "pipeline.profiling",
     "quantize": "pipeline.quantization",
+    "tune": "pipeline.tuning.api",
 }
 
 

@@ -23,6 +23,8 @@ from pipeline.passes.kernel_table import KernelTable
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
 from pipeline.runtime.manifest import Quantization, Signature, TensorInfo
 from pipeline.targets import DeployTarget
+from pipeline.tuning import RECORDS_FOLDER
+from pipeline.tuning.records import find_records
 
 __all__ = ["OperatorReport", "compile", "inspect"]
 
@@ -49,6 +51,7 @@ def compile(
     batch: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     pure_int8: bool = False,
+    records: str | os.PathLike[str] | None = RECORDS_FOLDER,
     dump_ir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -61,6 +64,8 @@ def compile(
         batch: value of a symbolic first dimension (1 if not given).
         shapes: full shape of an input, by its name, where the file leaves it open.
         pure_int8: refuse a model some of whose operators would run in float32.
+        records: folder with what a schedule search found (see :func:`pipeline.tune`); None for the default schedules.
+            The default is ``tuning_logs`` in the current folder, else beside the package; there need be none.
         dump_ir: folder for the module after each phase, as text.
         progress: called with the phase that starts and the share of the work done, 0 to 1.
 
@@ -71,18 +76,20 @@ def compile(
         ModelError: the file cannot be read or is not valid.
         UnsupportedOperatorError: operators that nobody supports, or float ones with ``pure_int8``.
         TargetError: no such target.
+        TuneError: the records are damaged or of another target, or there are none in the folder that was named.
         CompileError: code generation or linking failed, or ``output`` cannot be written.
     """
     tell = progress or (lambda _phase, _share: None)
     deploy = targets.resolve(target)
     check_output(output)
+    found = find_records(deploy, records)
     dump = IRDump(Path(dump_ir) if dump_ir is not None else None)
     lowered = _lower(model, batch, shapes, dump, tell)
     recipe = preprocessing_option(model)
     if pure_int8:
         _refuse_float(lowered.reports)
     tell("schedule", 0.35)
-    module = run_phases(lowered.module, kernel_phases(deploy), dump)
+    module = run_phases(lowered.module, kernel_phases(deploy, found.configure), dump)
     tell("generate code", 0.5)
     table = KernelTable()
     executable = _generate_code(module, deploy, table)
@@ -104,6 +111,7 @@ def compile(
             **recipe,
         },
         kernels=table.kernels(lowered.node_names),
+        tuned_kernels=found.tuned,
     )
     tell("done", 1.0)
     return path
@@ -118,6 +126,15 @@ def inspect(
         ModelError, UnsupportedOperatorError: as for :func:`compile`.
     """
     return _lower(model, batch, shapes, IRDump(None), lambda _phase, _share: None).reports
+
+
+def lower_to_operators(model: str | os.PathLike[str], *, batch: int | None = None) -> tvm.IRModule:
+    """The network as integer operators, before any of them has a kernel.
+
+    Raises:
+        ModelError, UnsupportedOperatorError: as for :func:`compile`.
+    """
+    return _lower(model, batch, None, IRDump(None), lambda _phase, _share: None).module
 
 
 def _lower(

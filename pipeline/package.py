@@ -33,13 +33,15 @@ def package(
     input_alignment: int = 64,
     options: Mapping[str, Any] | None = None,
     kernels: tuple[Kernel, ...] = (),
+    tuned_kernels: int = 0,
 ) -> Path:
     """Write the library to ``output`` and return its path.
 
     It is made beside ``output`` and renamed at the end: either the whole file is there afterwards, or what was there
     before. ``executable`` is what ``tvm.compile`` gives for a module whose ``main`` takes ``signature.inputs`` and
     returns a tensor, or a tuple for several ``signature.outputs``. ``options`` are JSON values for the reader;
-    ``kernels`` are what the profiler needs to know, the calls in the order of execution.
+    ``kernels`` are what the profiler needs to know, the calls in the order of execution; ``tuned_kernels`` of
+    them, equal ones counted once, have schedules that a search found.
 
     Raises:
         CompileError: there is no linker, linking failed, or ``output`` cannot be written.
@@ -65,6 +67,7 @@ def package(
             input_alignment=input_alignment,
             options=dict(options or {}),
             kernels=kernels,
+            tuned_kernels=tuned_kernels,
         )
         append_manifest(partial, manifest)
         read_manifest(partial)

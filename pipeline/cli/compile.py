@@ -10,6 +10,7 @@ from pipeline.cli.progress import progress_bar
 from pipeline.cli.shapes import add_shape_arguments, named_shapes
 from pipeline.runtime import read_manifest
 from pipeline.targets import NATIVE, PRESETS, resolve, supported_by_host
+from pipeline.tuning import RECORDS_FOLDER
 
 HELP = "compile an ONNX file into a library"
 DESCRIPTION = """\
@@ -38,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pure-int8", action="store_true", help="fail if an operator has no integer form, and list all such operators"
     )
+    records = parser.add_mutually_exclusive_group()
+    records.add_argument(
+        "--records", default=RECORDS_FOLDER, metavar="DIR",
+        help="schedules that `octet tune` found (default: tuning_logs, here or beside the package, if it is there)",
+    )  # fmt: skip
+    records.add_argument("--no-records", action="store_true", help="use the default schedules")
     parser.add_argument("--dump-ir", metavar="DIR", help="write the module after each phase into this folder")
 
 
@@ -52,13 +59,15 @@ def main(options: argparse.Namespace) -> None:
             batch=options.batch,
             shapes=named_shapes(options),
             pure_int8=options.pure_int8,
+            records=None if options.no_records else options.records,
             dump_ir=options.dump_ir,
             progress=progress,
         )
     manifest = read_manifest(path)
     print(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB for {manifest.target}, "
-        f"{manifest.integer_operators} integer and {manifest.float_operators} float operators"
+        f"{manifest.integer_operators} integer and {manifest.float_operators} float operators, "
+        f"{manifest.tuned_kernels} tuned kernels"
     )
     if manifest.float_operators:
         print(f"`octet inspect {options.model}` says which operators are float, and why")

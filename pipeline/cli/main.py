@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import accuracy, bench, compare, compile, inspect, profile, quantize, run
+from pipeline.cli import accuracy, bench, compare, compile, inspect, profile, quantize, run, tune
 from pipeline.errors import OctetError
 
-_VERBS = (quantize, compile, run, accuracy, compare, bench, profile, inspect)
+_VERBS = (quantize, compile, tune, run, accuracy, compare, bench, profile, inspect)
 _EPILOG = """\
 a first session:
   octet quantize float.onnx --data images/ -o model.onnx    if it is not quantised yet
   octet inspect model.onnx                    what will run as integers, what will not, and why
   octet compile model.onnx -o model.so        for this machine; --target for another
+  octet tune model.onnx --budget 10m          faster schedules for this machine; then compile again
   octet run model.so photo.jpg --top-k 5
   octet bench model.so --threads 1
   octet profile model.so --threads 1          which operators take the time, and what they could take

@@ -103,6 +103,8 @@ class Manifest:
     """How it was compiled: JSON values by option name."""
     kernels: tuple[Kernel, ...] = ()
     """Its calls of kernels, in the order of execution; none in a library from before there was this field."""
+    tuned_kernels: int = 0
+    """Different kernels among them whose schedules come from the records of a search."""
 
     def to_json(self) -> str:
         """One line of JSON, its keys in a fixed order."""
@@ -130,6 +132,7 @@ class Manifest:
                 "compile the model again, or install the version of Octet that compiled it"
             )
         data.setdefault("kernels", [])
+        data.setdefault("tuned_kernels", 0)
         _check_keys(data, cls.__dataclass_fields__.keys(), "manifest")
         return cls(
             model_file=_string(data, "model_file"),
@@ -149,6 +152,7 @@ class Manifest:
             kernels=tuple(
                 _kernel(entry, f"kernels[{i}]") for i, entry in enumerate(_list(data, "kernels", MAX_KERNELS))
             ),
+            tuned_kernels=_integer(data, "tuned_kernels", 0, MAX_KERNELS),
         )
 
 
