@@ -5,6 +5,9 @@ TARGET ?= native
 MODEL ?=
 DATA ?=
 THREADS ?= 1
+TRIALS ?= 64
+BATCH ?=
+BUDGET ?=
 ARGS ?=
 
 VENV := .venv
@@ -13,7 +16,7 @@ STAMP := $(VENV)/.installed
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo profile test test-slow lint format lock clean
+.PHONY: help setup demo tune profile test test-slow lint format lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -28,11 +31,14 @@ $(STAMP): pyproject.toml requirements/build.txt requirements/constraints.txt
 	@echo "setting up $(VENV) (some minutes the first time)"
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -r requirements/build.txt
-	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[test,experiments]'
+	@PYTHONWARNINGS=ignore $(PIP) install --no-build-isolation -c requirements/constraints.txt -e '.[test,tune,experiments]'
 	@touch $@
 
 demo: $(STAMP) ## compile a model for this machine, run it, compare with onnxruntime (MODEL=your.onnx for your own)
 	@$(RUN) examples/demo.py --target '$(TARGET)' --threads '$(THREADS)' $(if $(DATA),--data '$(DATA)') $(if $(MODEL),'$(MODEL)') $(ARGS)
+
+tune: $(STAMP) ## search faster schedules for TARGET (MODEL='a.onnx b.onnx' for your own, TRIALS=64, BATCH=1, BUDGET=10m)
+	@$(RUN) -m pipeline tune $(or $(MODEL),examples/digits/digits_qdq.onnx) --target '$(TARGET)' --threads '$(THREADS)' --trials '$(TRIALS)' $(if $(BATCH),--batch '$(BATCH)') $(if $(BUDGET),--budget '$(BUDGET)') $(ARGS)
 
 profile: $(STAMP) ## show where the time of a compiled model goes (MODEL=model.so)
 	@test -n '$(MODEL)' || { echo "make: name a compiled model: make profile MODEL=model.so" >&2; exit 1; }

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-EXTRAS = "test,experiments,train,peers"
+EXTRAS = "test,tune,experiments,train,peers"
 HEADER = f"""\
 # Every package that Octet with all its extras ({EXTRAS}) installs, at one version.
 # Written by `make lock`; do not edit. Used by `make setup` as `pip install -c requirements/constraints.txt`.

@@ -1,8 +1,8 @@
 """The search space of a task: the templates that support it, and the values of their knobs.
 
-To MetaSchedule the workload is the operator itself, one opaque block with the operator's tensors around it; a template
-is a design space, each of its knobs a ``sample_categorical`` whose value becomes an annotation of the block. The trace
-is thus the record, and :func:`configuration_of` reads it back; :func:`schedules.convolution.build` makes the kernel.
+To MetaSchedule the workload is the operator itself, one opaque block; a template is a design space, each of its knobs
+a ``sample_categorical`` whose value becomes an annotation of the block. The trace is thus the record, and
+:func:`configuration_of` reads it back; :func:`schedules.convolution.build` makes the kernel.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import tvm
 from tvm.ir.utils import derived_object
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
-from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
 from pipeline.tuning.records import KNOB, TASK, TEMPLATE
 from pipeline.tuning.task import task_key
 from schedules import convolution
-from schedules.compute.conv2d import Conv2d, epilogue_arguments, padded_channels
+from schedules.compute.conv2d import Conv2d
 from schedules.intrinsics.x86 import DotProduct
 from schedules.template import Configuration, Template
 
@@ -34,18 +33,10 @@ ENUMERABLE = 20_000
 
 
 def workload(problem: Conv2d) -> tvm.IRModule:
-    """The operator before any schedule: its tensors and one opaque block."""
-    oh, ow = problem.output_size
-    weight_shape = (problem.oc, problem.ic // problem.groups, *problem.kernel)
-    result_shape = (problem.n, oh, ow, padded_channels(problem.oc))
+    """The operator before any schedule: one opaque block that says which task it is."""
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             builder.func_name("main")
-            builder.arg("x", T.Buffer((problem.n, problem.h, problem.w, problem.x_channels), "uint8"))
-            builder.arg("weight", T.Buffer(weight_shape, problem.weight_dtype))
-            for name, shape, dtype in epilogue_arguments(problem):
-                builder.arg(name, T.Buffer(shape, dtype))
-            builder.arg("result", T.Buffer(result_shape, problem.result_dtype))
             builder.func_attr({TASK: task_key(problem)})
             with builder.sblock(BLOCK):
                 builder.reads([])
