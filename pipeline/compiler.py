@@ -17,6 +17,7 @@ from pipeline.data.metadata import preprocessing_option
 from pipeline.errors import CompileError, UnsupportedOperatorError
 from pipeline.frontend import ImportedModel, TensorSpec, import_model, load_model
 from pipeline.package import check_output, package
+from pipeline.passes.input_alignment import input_alignment
 from pipeline.passes.integer import lower_to_integer
 from pipeline.passes.integer.report import OperatorReport, Report
 from pipeline.passes.kernel_table import KernelTable
@@ -112,6 +113,7 @@ def compile(
         },
         kernels=table.kernels(lowered.node_names),
         tuned_kernels=found.tuned,
+        input_alignment=input_alignment(module),
     )
     tell("done", 1.0)
     return path

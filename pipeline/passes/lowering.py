@@ -11,6 +11,7 @@ from pipeline.passes.assign_layout import assign_layout
 from pipeline.passes.emit_kernels import Configure, emit_kernels
 from pipeline.passes.fuse_epilogues import fuse_epilogues
 from pipeline.passes.images import compute_images_in_turn
+from pipeline.passes.input_alignment import accept_unaligned_inputs
 from pipeline.targets import DeployTarget
 from schedules.convolution import default_configuration
 
@@ -29,6 +30,7 @@ def kernel_phases(target: DeployTarget, configure: Configure = default_configura
         # Of a large batch, one call for all that happens image by image, with kernels; the rest as before.
         ("emit-kernels", lambda module: emit_kernels(module, target, configure)),
         # Scheduled TensorIR functions, called in turn.
+        ("unaligned-inputs", accept_unaligned_inputs),
     ]
 
 

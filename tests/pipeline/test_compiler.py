@@ -129,7 +129,7 @@ def test_each_phase_is_written_and_told(tmp_path: Path) -> None:
     names = [f.name for f in sorted((tmp_path / "ir").iterdir())]
     assert names == [
         "00-import.py", "01-integer.py", "02-fuse-epilogues.py", "03-assign-layout.py", "04-images-in-turn.py",
-        "05-emit-kernels.py",
+        "05-emit-kernels.py", "06-unaligned-inputs.py",
     ]  # fmt: skip
     texts = [(tmp_path / "ir" / name).read_text() for name in names]
     assert "octet.conv2d" not in texts[0]

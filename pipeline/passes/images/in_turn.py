@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import tvm
 from tvm import relax
 
 from pipeline.ir.graph import Graph, Rewriter
-from pipeline.ir.operators import shape_of
 from pipeline.passes.emit_kernels import Configure, emit_kernels
 from pipeline.passes.kernel_table import MACS
 from pipeline.targets import DeployTarget
@@ -61,9 +58,7 @@ class _Inserter(Rewriter):
         attrs = {"tirx.is_scheduled": True, MACS: trunk.images * sequence.macs}
         function = sequence.function.without_attr("global_symbol").with_attrs(attrs)
         callee = self.builder.add_func(function, "images_in_turn")
-        flat = [self.emit(relax.op.reshape(x, (-1,)), f"{x.name}_flat") for x in trunk.inputs]
-        types = [relax.TensorType((math.prod(shape_of(r)),), r.ty.dtype) for r in trunk.results]
-        call = self.emit(relax.call_tir(callee, [*flat, *sequence.constants], types), "images")
+        types = [r.ty for r in trunk.results]
+        call = self.emit(relax.call_tir(callee, [*trunk.inputs, *sequence.constants], types), "images")
         for i, result in enumerate(trunk.results):
-            part = call if len(types) == 1 else self.emit(relax.TupleGetItem(call, i), result.name)
-            self._results[result] = self.emit(relax.op.reshape(part, shape_of(result)), result.name)
+            self._results[result] = call if len(types) == 1 else relax.TupleGetItem(call, i)

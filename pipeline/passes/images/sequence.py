@@ -1,8 +1,8 @@
 """One function that calls the kernels of a module for every image of a batch, its memory planned.
 
 1. Threads share the images; a thread has one workspace for all the images it computes.
-2. Intermediate results lie in the workspace. Inputs and results are read and written where the caller has them,
-   unless an image of theirs is no multiple of a cache line long: then they are copied.
+2. Intermediate results lie in the workspace. Inputs and results are read and written where the caller has them; only a
+   result whose images are no multiple of a cache line long is copied there, because kernels write to aligned memory.
 3. The kernels' own parallel loops become serial ones.
 """
 
@@ -22,7 +22,9 @@ from tvm.script.ir_builder import tirx as builder
 
 from pipeline.ir.graph import Constant, Graph, op_name
 from pipeline.ir.operators import shape_of
+from pipeline.passes.input_alignment import accept_unaligned_inputs
 from pipeline.passes.kernel_table import MACS
+from schedules.rows import view
 
 from .memory_plan import ALIGNMENT, Lifetime, plan_offsets
 
@@ -84,6 +86,7 @@ class SequenceBuilder:
     """
 
     def __init__(self, module: tvm.IRModule, images: int, suffix: str) -> None:
+        module = accept_unaligned_inputs(module)
         graph = Graph(module)
         self._images = images
         self._params: list[relax.Var] = list(graph.function.params)
@@ -126,7 +129,7 @@ class SequenceBuilder:
         return Sequence(function, self._constants, self._kernels, macs)
 
     def _argument(self, name: str, tensor: _Tensor) -> Any:
-        return builder.arg(name, T.Buffer((self._images * tensor.elements,), tensor.dtype))
+        return builder.arg(name, T.Buffer((self._images, *tensor.shape[1:]), tensor.dtype))
 
     def _source(self, expr: relax.Expr) -> relax.Expr:
         while expr in self._origin:
@@ -146,7 +149,7 @@ class SequenceBuilder:
         return dict(zip(kept, offsets, strict=True)), size
 
     def _is_callers(self, var: relax.Var) -> bool:
-        return _tensor(var).aligned and (var in self._params or var in self._results)
+        return var in self._params or (var in self._results and _tensor(var).aligned)
 
     def _body(
         self,
@@ -163,7 +166,7 @@ class SequenceBuilder:
                 return T.address_of(workspace[offsets[source]])
             callers = dict(zip([*self._params, *self._results], [*inputs, *results], strict=True))
             if source in callers:
-                return T.address_of(callers[source][image * _tensor(source).elements])
+                return T.address_of(callers[source][(image, *[0] * (len(_tensor(source).shape) - 1))])
             constant = constants[next(i for i, c in enumerate(self._constants) if c.same_as(source))]
             return T.address_of(constant[(0,) * len(shape_of(source))])
 
@@ -173,26 +176,20 @@ class SequenceBuilder:
             args = (address(expr), shape, 0, len(tensor.shape), tirx.const(0, tensor.dtype), 0)
             return tirx.call_intrin("handle", "tirx.tvm_stack_make_array", *args)
 
-        for param, buffer in zip(self._params, inputs, strict=True):
-            if param in offsets:
-                _copy(buffer, image, workspace, offsets[param], _tensor(param), into_workspace=True)
         for var, call in self._calls:
             arguments = [array(a) for a in call.args[1].fields]
             builder.evaluate(tirx.call_cpacked(self._names[call.args[0]], *arguments, array(var)))
         for result, buffer in zip(self._results, results, strict=True):
             if self._source(result) in offsets:
-                _copy(buffer, image, workspace, offsets[self._source(result)], _tensor(result), into_workspace=False)
+                _copy_out(workspace, offsets[self._source(result)], buffer, image, _tensor(result))
 
 
-def _copy(buffer: Any, image: Expr, workspace: Any, offset: int, tensor: _Tensor, *, into_workspace: bool) -> None:
-    part = builder.decl_buffer(
-        (tensor.elements,), tensor.dtype, data=workspace.data, elem_offset=offset // tvm.DataType(tensor.dtype).itemsize
-    )
+def _copy_out(workspace: Any, offset: int, result: Any, image: Expr, tensor: _Tensor) -> None:
+    first = offset // tvm.DataType(tensor.dtype).itemsize
+    source = builder.decl_buffer((tensor.elements,), tensor.dtype, data=workspace.data, elem_offset=first)
+    target = view(result, (int(result.shape[0]) * tensor.elements,))
     with builder.serial(0, tensor.elements) as i:
-        if into_workspace:
-            builder.buffer_store(part, buffer[image * tensor.elements + i], [i])
-        else:
-            builder.buffer_store(buffer, part[i], [image * tensor.elements + i])
+        builder.buffer_store(target, source[i], [image * tensor.elements + i])
 
 
 def _among(constant: Constant, others: list[Constant]) -> bool:
