@@ -59,6 +59,8 @@ class Study:
         self.model = model
         self.path = real_data.check_folder(folder) / "models" / model / "model.onnx"
         self.folds = folds(model, folder, limit, calibration)
+        self._labels = np.concatenate([fold.labels for fold in self.folds])
+        self._right: dict[Row, np.ndarray] = {}
         self._float = [_outputs(onnxruntime_network(self.path), fold.inputs, "FP32") for fold in self.folds]
 
     def reference(self) -> Score:
@@ -81,11 +83,18 @@ class Study:
                 if library_target:
                     network = library_network(file, library_target)
                     libraries.append(_outputs(network, fold.inputs, "library", batch=1))
+        self._right[row] = np.concatenate(outputs).argmax(1) == self._labels
         score = replace(self._score(outputs), quantize_seconds=round(seconds, 1))
         return self._with_library(score, outputs, libraries) if libraries else score
 
+    def beside_default(self, row: Row, score: Score) -> Score:
+        """The score with the images that either this row or the default alone gets right; both must be measured."""
+        ours, default = self._right[row], self._right[DEFAULT]
+        alone = int((ours & ~default).sum()), int((default & ~ours).sum())
+        return replace(score, right_alone=alone[0], default_right_alone=alone[1])
+
     def _score(self, outputs: list[np.ndarray]) -> Score:
-        labels = np.concatenate([fold.labels for fold in self.folds])
+        labels = self._labels
         float_, ours = np.concatenate(self._float), np.concatenate(outputs)
         classes = ours.argmax(1)
         return Score(
@@ -98,7 +107,7 @@ class Study:
         )
 
     def _with_library(self, score: Score, outputs: list[np.ndarray], libraries: list[np.ndarray]) -> Score:
-        labels = np.concatenate([fold.labels for fold in self.folds])
+        labels = self._labels
         classes, compiled = np.concatenate(outputs).argmax(1), np.concatenate(libraries).argmax(1)
         return replace(
             score,
@@ -194,6 +203,8 @@ def run(args: argparse.Namespace, models: list[str], rows: list[Row]) -> Results
             target = args.target if row == DEFAULT and not args.no_library else None
             scores[row] = study.measure(row, target)
             tqdm.write(f"{model}, {row.name}: {scores[row].top1:.2f} %", file=sys.stderr)
+        if DEFAULT in scores:
+            scores |= {row: study.beside_default(row, scores[row]) for row in rows if row != DEFAULT}
         kept = {row: score for row, score in results.get(model, {}).items() if row not in scores}
         results[model] = _in_order({**kept, **scores})
         write(args, results)

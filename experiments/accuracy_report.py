@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +36,18 @@ class Score:
     """The compiled library's count, where it was measured."""
     library_other_class: int | None = None
     """Images on which the library and onnxruntime, running the same QDQ file, choose different classes."""
+    right_alone: int | None = None
+    """Images that this network gets right and the default does not, where both were measured."""
+    default_right_alone: int | None = None
+    """The reverse."""
+
+    @property
+    def p_value(self) -> float | None:
+        """Of McNemar's exact test, two-sided: how likely a difference so large is if both are equally accurate."""
+        if self.right_alone is None or self.default_right_alone is None:
+            return None
+        changed, fewer = self.right_alone + self.default_right_alone, min(self.right_alone, self.default_right_alone)
+        return min(1.0, 2 * sum(math.comb(changed, k) for k in range(fewer + 1)) / 2**changed)
 
     @property
     def top1(self) -> float:
@@ -85,18 +98,24 @@ def _ahead_of_peers(rows: dict[Row, Score]) -> dict[str, Any] | None:
     peers = [row for row in PEERS if row in rows]
     if DEFAULT not in rows or not peers:
         return None
-    figures = ", ".join(f"{row.method} {rows[row].top1:.2f}" for row in peers)
+    figures = ", ".join(f"{row.method} {rows[row].top1:.2f}{_chance(rows[row])}" for row in peers)
     holds = all(rows[DEFAULT].right >= rows[row].right for row in peers)
     return {"claim": "default ≥ onnxruntime", "figures": f"{rows[DEFAULT].top1:.2f}; {figures}", "holds": holds}
 
 
+def _chance(score: Score) -> str:
+    if score.p_value is None:
+        return ""
+    return f" ({score.default_right_alone} : {score.right_alone} images, p = {score.p_value:.2f})"
+
+
 def _narrow(rows: dict[Row, Score]) -> list[dict[str, Any]]:
     plain = Row(method="minmax", bits=4, weight_range="minmax")
-    best = Row(bits=4, weight_range="mse")
-    per_tensor = Row(granularity="per-tensor", bits=4, weight_range="mse")
+    best = Row(bits=4, weight_range="output")
+    per_tensor = Row(granularity="per-tensor", bits=4, weight_range="output")
     found = []
     for claim, better, worse in (
-        ("4 bits: MSE ahead of min-max", best, plain),
+        ("4 bits: least squared error of results ahead of min-max", best, plain),
         ("4 bits: per channel ahead of per tensor", best, per_tensor),
     ):
         if better in rows and worse in rows:
@@ -246,7 +265,7 @@ def _loss_panel(axis: Any, model: str, rows: dict[Row, Score]) -> None:
 def _bits_panel(axis: Any, rows: dict[Row, Score]) -> None:
     places = {bits: place for place, bits in enumerate((8, *NARROW_BITS))}
     for granularity, colour in (("per-channel", "C0"), ("per-tensor", "C3")):
-        for method, weight_range, style in ((DEFAULT.method, "mse", "-o"), (MINMAX.method, "minmax", "--x")):
+        for method, weight_range, style in ((DEFAULT.method, "output", "-o"), (MINMAX.method, "minmax", "--x")):
             wide = Row(method=method, granularity=granularity)
             narrow = [replace(wide, bits=bits, weight_range=weight_range) for bits in NARROW_BITS]
             points = [(places[row.bits], rows[row].top1) for row in (wide, *narrow) if row in rows]

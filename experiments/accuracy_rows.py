@@ -25,7 +25,7 @@ class Row:
     bits: int = 8
     """Of the weights; activations have 8."""
     weight_range: str = "minmax"
-    """How the range of a weight tensor is chosen."""
+    """How the range of a weight tensor is chosen; the default at 8 bits is minmax, and output below."""
 
     @property
     def name(self) -> str:
@@ -53,13 +53,13 @@ def _narrow() -> tuple[Row, ...]:
         for granularity in ("per-channel", "per-tensor"):
             rows += [
                 Row(method="minmax", granularity=granularity, bits=bits, weight_range="minmax"),
-                Row(granularity=granularity, bits=bits, weight_range="mse"),
+                Row(granularity=granularity, bits=bits, weight_range="output"),
             ]
             if bits == 4:
                 rows += [
-                    Row(method="histogram-l2", granularity=granularity, bits=bits, weight_range="mse"),
+                    Row(method="histogram-l2", granularity=granularity, bits=bits, weight_range="output"),
                     # Only the range of the weights differs from the default.
-                    Row(granularity=granularity, bits=bits, weight_range="minmax"),
+                    *(Row(granularity=granularity, bits=bits, weight_range=name) for name in ("minmax", "mse")),
                 ]
     return tuple(rows)
 
