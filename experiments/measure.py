@@ -44,6 +44,11 @@ class EngineProcess:
         """Seconds that each run took by the ``clock`` "wall" or "cpu" (of all threads of the process)."""
         return list(self._ask(do="run", seconds=seconds, clock=clock)["seconds"])
 
+    def infer(self, inputs: Path, outputs: Path) -> Path:
+        """Writes the logits of the images in the .npy file ``inputs`` to ``outputs``; see ``Worker.infer``."""
+        self._ask(do="infer", inputs=str(inputs), outputs=str(outputs))
+        return outputs
+
     def memory(self, artefact: str, threads: int, shape: Sequence[int], variant: str | None = None) -> dict[str, float]:
         """Loads and runs in this process, which must be fresh; see ``Worker.memory``."""
         return self._ask(do="memory", artefact=artefact, threads=threads, shape=list(shape), variant=variant)

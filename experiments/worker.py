@@ -7,6 +7,7 @@ run-times do not meet. While another engine is measured, this one blocks in ``re
                                                                            -> {"artefact", "seconds", "peak_mib"}
     {"do": "load", "artefact": ..., "threads": 1, "shape": [1, 3, 224, 224], "variant": null} -> {"seconds"}
     {"do": "run", "seconds": 0.3, "clock": "wall"} -> {"seconds": [...]}
+    {"do": "infer", "inputs": ..., "outputs": ...}                         -> {}
     {"do": "memory", "artefact": ..., "threads": 1, "shape": ..., "variant": null} -> {"imported_mib", ...}
 """
 
@@ -80,6 +81,15 @@ class Worker:
             times.append(now() - start)
         return {"seconds": times}
 
+    def infer(self, inputs: str, outputs: str) -> dict[str, Any]:
+        """Runs the .npy file ``inputs`` one image at a time and writes the logits (images, classes) to ``outputs``."""
+        if self._runner is None:
+            raise RuntimeError("nothing is loaded: send a load command first")
+        images = np.load(inputs, allow_pickle=False)
+        logits = [self._engine.logits(self._runner(images[i : i + 1])) for i in range(len(images))]
+        np.save(outputs, np.concatenate(logits))
+        return {}
+
     def memory(self, artefact: str, threads: int, shape: list[int], variant: str | None) -> dict[str, float]:
         """Resident memory in MiB: engine imported, at most while loading, at most while running, and after that."""
         self._engine.import_packages()
@@ -127,6 +137,7 @@ def main() -> int:
         "prepare": worker.prepare,
         "load": worker.load,
         "run": worker.run,
+        "infer": worker.infer,
         "memory": worker.memory,
     }
     for line in sys.stdin:

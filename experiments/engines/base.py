@@ -58,6 +58,10 @@ class Engine(ABC):
         """
         return model
 
+    def logits(self, result: Any) -> np.ndarray:
+        """Of what a Runner returned: the network's only output, (batch, classes); a copy."""
+        return np.array(result[0])
+
     @abstractmethod
     def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:
         """The network, ready to run on so many threads; ``variant`` is one of ``variants``."""

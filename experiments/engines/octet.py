@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from experiments.engines.base import Engine, Runner
 
@@ -21,6 +24,9 @@ class Octet(Engine):
 
         output.mkdir(parents=True, exist_ok=True)
         return pipeline.compile(model, target=target, output=output / f"{model.stem}-b{batch}-{target}.so", batch=batch)
+
+    def logits(self, result: Any) -> np.ndarray:
+        return np.array(result)
 
     def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:  # noqa: ARG002
         from pipeline.runtime import load

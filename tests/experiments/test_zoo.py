@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from experiments import zoo
-from experiments.macs import count_macs
+from experiments.macs import count_macs, count_traffic, count_weights
 from experiments.synthetic_images import HIGH, LOW, smooth_images
 
 PUBLISHED_MMAC = {
@@ -75,6 +75,23 @@ def test_macs_are_counted_through_quantised_weights() -> None:
     onnx.checker.check_model(model)
     assert count_macs(model) == 6 * 5 * 7 * 2 * 9
     assert count_macs(model, batch=3) == 3 * 6 * 5 * 7 * 2 * 9
+
+
+def test_traffic_counts_every_operand_once_and_weights_once_a_batch() -> None:
+    """A byte a value: what the convolution and the addition read and write, the Relu being part of one."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["a"], kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Add", ["r", "x"], ["y"]),
+    ]
+    initializers = [
+        helper.make_tensor("w", TensorProto.FLOAT, [4, 4, 1, 1], [1.0] * 16),
+        helper.make_tensor("b", TensorProto.FLOAT, [4], [1.0] * 4),
+    ]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4, 5, 5]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:], initializers))
+    assert count_traffic(model, batch=2) == 16 + 2 * 100 * (2 + 3)
+    assert count_weights(model) == 16
 
 
 def test_calibration_images_look_like_normalised_photographs() -> None:
