@@ -85,29 +85,32 @@ class Measurer:
             TuneError: the default itself fails.
         """
         default, known = self.default(task), self.known(task)
+        wanted = [c for c in dict.fromkeys(configurations) if c not in known]
+        if wanted:
+            self._measure(task, default, known, wanted)
+        return {c: s for c, s in self.known(task).items() if c in configurations}
+
+    def _measure(self, task: Task, default: Configuration, known: Measured, wanted: Sequence[Configuration]) -> None:
         with tempfile.TemporaryDirectory(prefix="octet-tune-") as folder:
-            wanted = list(dict.fromkeys([default, *(c for c in configurations if c not in known)]))
-            built = self._build(task, wanted, Path(folder), always=default)
-            fresh = {b.program: c for c, b in reversed(built.items()) if b is not None and b.files}
-            fresh = {p: c for p, c in fresh.items() if c != default}
-            times = self._compared(task, default, list(fresh.values()), built, ROUNDS, SECONDS)
-        reference = known.get(default) or float(np.median(times[default]))
-        found: dict[str, float] = {}
-        for program, configuration in fresh.items():
-            if configuration in times:
-                found[program] = reference * float(np.median(times[configuration] / times[default]))
-        for configuration in (c for c in wanted if c not in known):
-            candidate = built[configuration]
-            program = candidate.program if candidate else ""
+            built = self._build(task, list(dict.fromkeys([default, *wanted])), Path(folder), default)
+            programs = {c: candidate.program if candidate else "" for c, candidate in built.items()}
+            fresh = {b.program: c for c, b in built.items() if b is not None and b.files and c != default}
+            reference = known.get(default) or self._log.seconds(programs[default])
+            times: dict[Configuration, Times] = {}
+            if fresh or reference is None:
+                times = self._compared(task, default, list(fresh.values()), built, ROUNDS, SECONDS)
+                reference = reference or float(np.median(times[default]))
+        found = {p: reference * float(np.median(times[c] / times[default])) for p, c in fresh.items() if c in times}
+        for configuration in wanted:
+            program = programs[configuration]
             seconds = reference if configuration == default else found.get(program, self._log.seconds(program))
             self._log.append(Measurement(task.key, configuration, program, seconds))
-        return {c: s for c, s in self.known(task).items() if c in configurations}
 
     def contest(self, task: Task, finalists: Sequence[Configuration]) -> dict[Configuration, Times]:
         """How often as fast as the default each finalist is, in many alternating rounds; without those that fail."""
         default = self.default(task)
         with tempfile.TemporaryDirectory(prefix="octet-tune-") as folder:
-            built = self._build(task, [default, *finalists], Path(folder), always=None)
+            built = self._build(task, [default, *finalists], Path(folder))
             times = self._compared(task, default, finalists, built, FINAL_ROUNDS, FINAL_SECONDS)
         return {c: times[default] / times[c] for c in finalists if c in times}
 
@@ -131,7 +134,7 @@ class Measurer:
         }  # fmt: skip
 
     def _build(
-        self, task: Task, configurations: Sequence[Configuration], folder: Path, always: Configuration | None
+        self, task: Task, configurations: Sequence[Configuration], folder: Path, always: Configuration | None = None
     ) -> dict[Configuration, _Built | None]:
         """All ``configurations``, None where one fails; ``always`` with its files, others if they are to be run.
 
