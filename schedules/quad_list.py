@@ -25,6 +25,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
+from . import byte_epilogue
 from .compute.conv2d import (
     Conv2d,
     channel_reach,
@@ -57,8 +58,11 @@ PANEL_PIXELS = 28
 MIN_PANELS = 12
 """With fewer panels threads would wait for each other; then the image is copied first, and channels are shared out."""
 
-PLANES = 2
-"""Orders of the activations: a third one saves few instructions more, and costs a copy."""
+THIRD_PLANE_PRODUCTS = 128
+"""Products of an activation from which on a third order of the activations saves more than its copy costs."""
+
+LINE_BYTES = 64
+"""A cache line holds 8 blocks of channels: each block asks for every eighth line of the next 64 channels."""
 
 WHOLE = 0
 """Rows of a panel that holds all images."""
@@ -114,7 +118,8 @@ class QuadList(Template):
         pixels = -(-ow // -(-ow // PIXELS))
         rows = next((r for r in divisors(oh, oh) if r * ow >= PANEL_PIXELS), oh)
         panels = problem.n * oh // rows
-        return {"pixels": pixels, "rows": rows if panels >= MIN_PANELS else WHOLE, "planes": PLANES}
+        planes = 3 if problem.oc // problem.groups * math.prod(problem.kernel) >= THIRD_PLANE_PRODUCTS else 2
+        return {"pixels": pixels, "rows": rows if panels >= MIN_PANELS else WHOLE, "planes": planes}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
         return conv2d(problem, knobs["pixels"], knobs["rows"], knobs["planes"])
@@ -201,6 +206,8 @@ def conv2d(problem: Conv2d, pixels: int, rows: int, planes: int) -> tvm.tirx.Pri
                         with builder.serial(0, panel.input_rows) as row:
                             _copy_row(problem, panel, x, image, first, row, copy, ())
                         flat = _flat(copy)
+                    with builder.serial(0, rows) as y, builder.serial(0, ow) as column:
+                        _prefetch(extra, result, (image, first + y, column), 0)
                     with builder.serial(0, blocks) as block, builder.serial(0, rows) as y:
                         if panel.copied:
                             base = y * panel.row_step * panel.row_bytes
@@ -291,6 +298,10 @@ def _row(
 ) -> None:
     """A row of outputs of one block of channels, in tiles of ``pixels`` and the remainder."""
     ow = problem.output_size[1]
+    turns = LINE_BYTES // QUADS.lanes
+    with builder.serial(0, -(-ow // turns)) as i:
+        column = tirx.min(i * turns + block % turns, ow - 1)
+        _prefetch(extra, result, (image, y, column), (block // turns + 1) * LINE_BYTES)
     full, remainder = divmod(ow, pixels)
     step = panel.column_step * problem.x_channels
     if full:
@@ -301,6 +312,16 @@ def _row(
     if remainder:
         start = tirx.const(full * pixels, "int32")
         _tile(problem, step, remainder, activations, base, lists, sums, block, extra, result, (image, y, start))
+
+
+def _prefetch(extra: list[Any], result: Any, pixel: tuple[Expr, Expr, Expr], channel: Expr | int) -> None:
+    """Ask for the cache line of a pixel's result and operands; past the last channel that is of the next pixel."""
+    for write, buffer in [(0, b) for b in extra if len(b.shape) == 4 and str(b.dtype) == "uint8"] + [(1, result)]:
+        line = T.address_of(buffer[(*pixel, channel)])
+        arguments = (tirx.const(value, "int32") for value in (write, 3, 1))
+        builder.evaluate(
+            T.call_llvm_intrin(T.llvm_lookup_intrinsic_id("llvm.prefetch"), line, *arguments, dtype="void")
+        )
 
 
 def _tile(
@@ -340,6 +361,9 @@ def _tile(
     with builder.serial(0, starts[2 * block + 2] - starts[2 * block + 1]) as single:
         accumulate(starts[2 * block + 1] + single, 1)
     channel = block * QUADS.lanes
+    if byte_epilogue.supports(problem):
+        byte_epilogue.store(problem, extra, sums, pixels, at, channel, result)
+        return
     for p in range(pixels):
         with builder.vectorized(0, QUADS.lanes) as lane:
             value = epilogue(problem, extra, sums[p * QUADS.lanes + lane], (image, y, column + p), channel + lane)

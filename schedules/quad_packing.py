@@ -30,7 +30,7 @@ QUAD_BYTES = 32
 LIMIT = 128
 """The most that weights of one sign in a 16-bit sum may add up to."""
 
-_ROUNDS = 14
+_ROUNDS = 24
 _SEED = 0
 
 # Bytes of 7-bit sums, eight in a word: a sum above 64 carries into bit 7.
