@@ -169,7 +169,7 @@ def test_runs_where_tvm_cannot_be_imported(libraries):
 import sys; sys.path[:0] = {[str(Path.cwd()), *sys.path]!r}
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("tvm", "onnx", "PIL", "tqdm"):
+        if name.split(".")[0] in ("tvm", "onnx", "PIL", "torch", "tqdm"):
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Blocker())
 import numpy as np, pipeline
