@@ -44,6 +44,9 @@ L2_WEIGHT_BYTES = 768 * 1024
 """Up to here the weights stay in the L2 cache: all channels of a few pixels are computed before the next, so that
 the result is written, and a residual read, in whole cache lines. Larger weights pass once, a slice at a time."""
 
+CACHE_LINE, PREFETCH_BYTES = 64, 16 * 1024
+"""Weights come from beyond the L2 cache when a slice is first used; they are asked for this far ahead of their use."""
+
 PIXEL_SHARES, GROUPS_A_SHARE = 4, 4
 """Parts into which the pixels are cut at least, for the threads to share, and the groups of tiles in a part at most."""
 
@@ -59,7 +62,7 @@ class _Plan:
         pixels: rows of a tile of sums.
         tiles_a_row, tiles: tiles of pixels in an output row and in all.
         pixel_tiles, channel_tiles: tiles of sums held at once.
-        blocks: tiles of weights along the channels.
+        slices: of as many tiles of channels; the last one starts early where they do not divide the channels.
         packed: whether the epilogue is the packed one, which sets the order of the channels.
     """
 
@@ -74,8 +77,13 @@ class _Plan:
     tiles: int
     pixel_tiles: int
     channel_tiles: int
-    blocks: int
+    slices: int
     packed: bool
+
+    @property
+    def channels(self) -> int:
+        """Channels of a slice."""
+        return self.channel_tiles * LANES
 
 
 class MatrixTile(Template):
@@ -109,14 +117,15 @@ class MatrixTile(Template):
         arrays: Sequence[np.ndarray],
     ) -> list[np.ndarray]:
         weight, *vectors = arrays
-        if _plan(problem).packed:
-            return [_pack_weight(weight, problem), *(packed_epilogue.pack_channels(v, problem) for v in vectors)]
+        plan = _plan(problem)
+        if plan.packed:
+            return [_pack_weight(weight, problem), *(_slices(v, problem, plan) for v in vectors)]
         return [_pack_weight(weight, problem), *(pack_channels(v, problem.oc) for v in vectors)]
 
 
 def _weight_bytes(problem: Conv2d) -> int:
     plan = _plan(problem)
-    return plan.blocks * LANES * plan.runs[0] * plan.runs[1] * plan.steps * plan.step_bytes
+    return plan.slices * plan.channels * plan.runs[0] * plan.runs[1] * plan.steps * plan.step_bytes
 
 
 def _plan(problem: Conv2d) -> _Plan:
@@ -143,26 +152,35 @@ def _plan(problem: Conv2d) -> _Plan:
         tiles=rows * tiles_a_row,
         pixel_tiles=2 if channel_tiles == 2 else 3,
         channel_tiles=channel_tiles,
-        blocks=channel_tiles * packed_epilogue.slice_count(problem) if packed else blocks,
+        slices=-(-blocks // channel_tiles),
         packed=packed,
     )
 
 
+def _slices(values: np.ndarray, problem: Conv2d, plan: _Plan) -> np.ndarray:
+    """(C, ...) to (slices * channels, ...), the channels as the tiles of sums hold them, zero where there is none."""
+    channels = padded_channels(problem.oc)
+    padded = np.pad(values, [(0, channels - len(values)), *[(0, 0)] * (values.ndim - 1)])
+    order = packed_epilogue.CHANNEL_ORDER if plan.packed else np.arange(plan.channels)
+    starts = [min(part * plan.channels, channels - plan.channels) for part in range(plan.slices)]
+    return np.concatenate([padded[start + order] for start in starts])
+
+
 def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
-    """(O, C, KH, KW) to (blocks, runs, steps, step bytes / 4, 16, 4), in the order in which the kernel reads."""
+    """(O, C, KH, KW) to (slices, runs, steps, tiles, step bytes / 4, 16, 4), in the order in which the kernel reads."""
     plan = _plan(problem)
-    channels = plan.blocks * LANES
-    filters = packed_epilogue.pack_channels(weight, problem) if plan.packed else weight
-    dense = np.zeros((channels, *problem.kernel, problem.x_channels), np.int8)
-    dense[: len(filters), :, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
-    runs = dense.reshape(channels, plan.runs[0] * plan.runs[1], plan.run_bytes)
-    steps = np.zeros((channels, runs.shape[1], plan.steps, plan.step_bytes), np.int8)
+    filters = _slices(weight, problem, plan)
+    dense = np.zeros((len(filters), *problem.kernel, problem.x_channels), np.int8)
+    dense[:, :, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
+    runs = dense.reshape(len(filters), plan.runs[0] * plan.runs[1], plan.run_bytes)
+    steps = np.zeros((len(filters), runs.shape[1], plan.steps, plan.step_bytes), np.int8)
     for step in range(plan.steps):
         wanted = step * plan.step_bytes
         start = min(wanted, plan.run_bytes - plan.step_bytes)
         steps[:, :, step, wanted - start :] = runs[:, :, wanted : start + plan.step_bytes]
-    blocks = steps.reshape(channels // LANES, LANES, -1, plan.steps, plan.step_bytes // DEPTH, DEPTH)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 3, 4, 1, 5))
+    quads = plan.step_bytes // DEPTH
+    tiles = steps.reshape(plan.slices, plan.channel_tiles, LANES, -1, plan.steps, quads, DEPTH)
+    return np.ascontiguousarray(tiles.transpose(0, 3, 4, 1, 5, 2, 6))
 
 
 def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
@@ -170,8 +188,11 @@ def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
     plan = _plan(problem)
     oh, ow = problem.output_size
     channels = padded_channels(problem.oc)
-    arguments = packed_epilogue.arguments(problem) if plan.packed else epilogue_arguments(problem)
-    weight_shape = (plan.blocks, plan.runs[0] * plan.runs[1], plan.steps, plan.step_bytes // DEPTH, LANES, DEPTH)
+    arguments = epilogue_arguments(problem)
+    if plan.packed:
+        arguments[:2] = [(name, (plan.slices * plan.channels,), dtype) for name, _, dtype in arguments[:2]]
+    quads = plan.step_bytes // DEPTH
+    weight_shape = (plan.slices, plan.runs[0] * plan.runs[1], plan.steps, plan.channel_tiles, quads, LANES, DEPTH)
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             builder.func_name("main")
@@ -199,6 +220,21 @@ def _row_of_pixels(buffers: list[Any]) -> list[Any]:
 
 def _intrinsic(name: str, *args: Any) -> None:
     builder.evaluate(T.call_llvm_intrin(T.llvm_lookup_intrinsic_id(f"llvm.x86.{name}"), *args, dtype="void"))
+
+
+def _prefetch(element: Expr) -> None:
+    """Fetch the cache line of ``element`` into the L2 cache; an address past the end of the buffer does no harm."""
+    read, moderate_locality, data = 0, 2, 1
+    arguments = [tirx.const(v, "int32") for v in (read, moderate_locality, data)]
+    intrinsic = T.llvm_lookup_intrinsic_id("llvm.prefetch")
+    builder.evaluate(T.call_llvm_intrin(intrinsic, T.address_of(element), *arguments, dtype="void"))
+
+
+def _first_channel(problem: Conv2d, plan: _Plan, part: Expr) -> Expr:
+    channels = padded_channels(problem.oc)
+    if channels % plan.channels == 0:
+        return part * plan.channels
+    return tirx.min(part * plan.channels, channels - plan.channels)
 
 
 def _tile(index: int) -> Expr:
@@ -231,10 +267,9 @@ def _tiles(
     extra: list[Any],
     result: Any,
 ) -> None:
-    slices = -(-plan.blocks // plan.channel_tiles)
     groups = -(-plan.tiles // plan.pixel_tiles)
     shares = min(groups, max(PIXEL_SHARES, groups // GROUPS_A_SHARE))
-    outer, inner = (slices, shares) if weights_first else (shares, slices)
+    outer, inner = (plan.slices, shares) if weights_first else (shares, plan.slices)
     with builder.parallel(0, outer) as i:
         _configure(plan)
         sums = builder.alloc_buffer((4, TILE_ROWS, LANES), "int32", scope="local", align=TILE_BYTES)
@@ -242,12 +277,12 @@ def _tiles(
         with builder.serial(0, inner) as j:
             part, share = (i, j) if weights_first else (j, i)
             first, end = share * groups // shares, (share + 1) * groups // shares
-            first_block = tirx.min(part * plan.channel_tiles, plan.blocks - plan.channel_tiles)
             with builder.serial(0, end - first) as step:
                 group = first + step
                 starts = _tile_starts(problem, plan, image_width, group)
                 pixels = [image_pixel for image_pixel, _ in starts]
-                _accumulate(problem, plan, image, image_width, weight, pixels, first_block, extra[0], pending)
+                first_use = tirx.all(step == 0, share == 0) if weights_first else step == 0
+                _accumulate(problem, plan, image, image_width, weight, pixels, part, first_use, extra[0], pending)
                 for slot in range(plan.pixel_tiles * plan.channel_tiles):
                     address = T.address_of(sums[slot, 0, 0])
                     _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
@@ -256,7 +291,8 @@ def _tiles(
                 for k, (_, pixel) in enumerate([] if pending else starts):
                     for b in range(plan.channel_tiles):
                         slot = k * plan.channel_tiles + b
-                        _epilogue(problem, plan, sums, slot, pixel, (first_block + b) * LANES, extra, result)
+                        channel = _first_channel(problem, plan, part) + b * LANES
+                        _epilogue(problem, plan, sums, slot, pixel, channel, extra, result)
         if pending:
             pending.finish()
         _intrinsic("tilerelease")
@@ -289,22 +325,25 @@ def _accumulate(
     image_width: int,
     weight: Any,
     starts: list[Expr],
-    first_block: Expr,
+    part: Expr,
+    first_use: Expr,
     bias: Any,
     pending: _Pending | None,
 ) -> None:
-    """The sums of a group of tiles; between the steps, the epilogue of the ``pending`` one.
+    """The sums of a group of tiles; between the steps, the epilogue of the ``pending`` one, and on the ``first_use`` of
+    a slice of weights the prefetching of those to come.
 
     For the packed epilogue the sums start from the bias: 16 rows that are all the same, one behind the other with a
     distance of zero.
     """
     flat_image = builder.decl_buffer((int(np.prod([int(d) for d in image.shape])),), "uint8", data=image.data)
+    flat_weight = builder.decl_buffer((int(np.prod([int(d) for d in weight.shape])),), "int8", data=weight.data)
     stride = tirx.const(problem.strides[1] * problem.x_channels, "int64")
     for i in range(plan.pixel_tiles):
         for j in range(plan.channel_tiles):
             accumulator = _tile(SUMS + i * plan.channel_tiles + j)
             if pending:
-                address = T.address_of(bias[(first_block + j) * LANES])
+                address = T.address_of(bias[part * plan.channels + j * LANES])
                 _intrinsic("tileloadd64", accumulator, address, tirx.const(0, "int64"))
             else:
                 _intrinsic("tilezero", accumulator)
@@ -316,7 +355,7 @@ def _accumulate(
         window = (kh * problem.dilation[0] * image_width + kw * problem.dilation[1]) * problem.x_channels
         inside = tirx.min(step * plan.step_bytes, plan.run_bytes - plan.step_bytes)
         for j in range(plan.channel_tiles):
-            address = T.address_of(weight[first_block + j, kh * plan.runs[1] + kw, step, 0, 0, 0])
+            address = T.address_of(weight[part, kh * plan.runs[1] + kw, step, j, 0, 0, 0])
             _intrinsic("tileloadd64", _tile(LAST - 1 - j), address, tirx.const(LANES * DEPTH, "int64"))
         for i, start in enumerate(starts):
             address = T.address_of(flat_image[start * problem.x_channels + window + inside])
@@ -324,6 +363,11 @@ def _accumulate(
             for j in range(plan.channel_tiles):
                 accumulator = _tile(SUMS + i * plan.channel_tiles + j)
                 _intrinsic("tdpbusd", accumulator, _tile(PIXELS + i), _tile(LAST - 1 - j))
+        with builder.If(first_use), builder.Then():
+            step_bytes = plan.channels * plan.step_bytes
+            ahead = ((part * plan.runs[0] + kh) * plan.runs[1] + kw) * plan.steps + step
+            with builder.unroll(0, -(-step_bytes // CACHE_LINE)) as line:
+                _prefetch(flat_weight[ahead * step_bytes + PREFETCH_BYTES + line * CACHE_LINE])
         if pending:
             pending.advance((kh * plan.runs[1] + kw) * plan.steps + step, plan.runs[0] * plan.runs[1] * plan.steps)
 
@@ -372,7 +416,9 @@ class _Pending:
         plan = self._plan
         part, group = builder.bind(self._state[0]), builder.bind(self._state[1])
         _, multiplier, *residual = self._extra
-        epilogue = packed_epilogue.PackedEpilogue(self._problem, part, multiplier, self._result, *residual)
+        epilogue = packed_epilogue.PackedEpilogue(
+            self._problem, part, _first_channel(self._problem, plan, part), multiplier, self._result, *residual
+        )
         starts = _tile_starts(self._problem, plan, self._image_width, group)
         with builder.serial(0, pairs) as pair:
             row = tirx.min((first_pair + pair) * packed_epilogue.PIXELS, plan.pixels - packed_epilogue.PIXELS)

@@ -20,7 +20,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as builder
 
 from .compute.arithmetic import Output
-from .compute.conv2d import Argument, Conv2d, padded_channels
+from .compute.conv2d import Conv2d, padded_channels
 from .compute.stages import Add, Stage
 from .vectors import LANES, QUARTERS, broadcast, llvm_call, round_to_int32, shuffle, unpack
 
@@ -61,33 +61,6 @@ def _adds_bytes(stage: Stage) -> bool:
     return max(abs(stage.coefficient), abs(stage.other_coefficient)) <= MAX_COEFFICIENT and 0 <= stage.multiplier < 1
 
 
-def slice_count(problem: Conv2d) -> int:
-    """Slices of 32 channels."""
-    return -(-padded_channels(problem.oc) // CHANNELS)
-
-
-def first_channel(problem: Conv2d, part: Any) -> Any:
-    """The channel at which a slice starts; the last slice starts early where the channels are no multiple of 32."""
-    channels = padded_channels(problem.oc)
-    if channels % CHANNELS == 0:
-        return part * CHANNELS
-    return (min if isinstance(part, int) else tirx.min)(part * CHANNELS, channels - CHANNELS)
-
-
-def pack_channels(values: np.ndarray, problem: Conv2d) -> np.ndarray:
-    """(C, ...) to (slices * 32, ...), the channels in the order of the sums; those that are padding are zero."""
-    padded = np.pad(values, [(0, padded_channels(problem.oc) - len(values)), *[(0, 0)] * (values.ndim - 1)])
-    return np.concatenate([padded[first_channel(problem, i) + CHANNEL_ORDER] for i in range(slice_count(problem))])
-
-
-def arguments(problem: Conv2d) -> list[Argument]:
-    """What the epilogue reads besides the sums, in the order of the kernel's arguments."""
-    packed, (oh, ow) = slice_count(problem) * CHANNELS, problem.output_size
-    pixels = problem.n, oh, ow, padded_channels(problem.oc)
-    residual: list[Argument] = [("operand0", pixels, "uint8")] if problem.stages else []
-    return [("bias", (packed,), "int32"), ("multiplier", (packed,), "float32"), *residual]
-
-
 @dataclass(frozen=True)
 class PackedEpilogue:
     """The epilogue of one slice of channels.
@@ -95,13 +68,15 @@ class PackedEpilogue:
     Attributes:
         problem: what is computed.
         part: the slice.
-        multiplier: of all channels, in their packed order.
+        channel: its first one.
+        multiplier: of all slices, in the order of the sums.
         result: (1, 1, pixels, channels).
         residual: the second operand of an addition, of the same shape.
     """
 
     problem: Conv2d
     part: Expr
+    channel: Expr
     multiplier: Any
     result: Any
     residual: Any = None
@@ -109,7 +84,7 @@ class PackedEpilogue:
     @property
     def channels(self) -> Expr:
         """The channels of the slice in the result."""
-        return tirx.Ramp(first_channel(self.problem, self.part), 1, CHANNELS)
+        return tirx.Ramp(self.channel, 1, CHANNELS)
 
     def store_pair(self, sums: Any, first_slot: int, row: Expr, pixel: Expr) -> None:
         """The results of the pixels ``pixel`` and ``pixel + 1`` from rows ``row`` and ``row + 1`` of two tiles."""
