@@ -14,6 +14,7 @@ from .amx import MatrixTile
 from .compute.conv2d import Conv2d
 from .depthwise import InterleavedDepthwise
 from .intrinsics.x86 import DotProduct
+from .paired_depthwise import PairedDepthwise
 from .quad_list import QuadList
 from .register_tile import RegisterTile
 from .template import Configuration, Knobs, Template
@@ -21,7 +22,14 @@ from .vector_depthwise import VectorDepthwise
 
 TEMPLATES: dict[str, Template] = {
     template.name: template
-    for template in (MatrixTile(), QuadList(), InterleavedDepthwise(), VectorDepthwise(), RegisterTile())
+    for template in (
+        MatrixTile(),
+        QuadList(),
+        InterleavedDepthwise(),
+        PairedDepthwise(),
+        VectorDepthwise(),
+        RegisterTile(),
+    )
 }
 """By name, the preferred ones first."""
 
