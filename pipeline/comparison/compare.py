@@ -20,8 +20,12 @@ from pipeline.comparison.matching import Pair, match_tensors
 from pipeline.comparison.statistics import Statistics
 from pipeline.data.metadata import is_library
 from pipeline.errors import InputError, ModelError
-from pipeline.frontend import load_model
+from pipeline.frontend import Limits
+from pipeline.frontend.loader import prepare_model
+from pipeline.frontend.reader import read_model
 from pipeline.network import Function, onnxruntime_function, open_network
+from pipeline.quantization.equalization import equalized_model
+from pipeline.quantization.provenance import quantized_with
 from pipeline.runtime import Manifest, read_manifest
 from pipeline.targets import NATIVE
 
@@ -76,6 +80,8 @@ class Comparison:
     tensors: tuple[TensorReport, ...]
     unmatched_quantised: int
     unmatched_reference: int
+    equalized: bool
+    """Whether the float model was equalised first, as the quantised one was, which scales channels inside it."""
     same_output: bool | None
     """Whether the library that was given has the same outputs, bit for bit; None if none was given."""
 
@@ -86,7 +92,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the histograms as JSON values."""
-        names = "reference quantised target samples unmatched_quantised unmatched_reference same_output"
+        names = "reference quantised target samples unmatched_quantised unmatched_reference equalized same_output"
         head = {name: getattr(self, name) for name in names.split()}
         culprit = self.culprit
         return {
@@ -112,6 +118,8 @@ def compare(
     however operators are fused, so these are the tensors of the compiled model. With ``library``, which must have been
     compiled from ``quantised``, the target is the library's and its outputs are compared with those bit for bit.
 
+    A file that Octet's quantiser equalised is compared with the float model equalised in the same way.
+
     ``data`` gives batches by input name: of the library's size, or of what ``reference`` fixes, or else of 1.
     ``target`` is this machine by default.
 
@@ -124,8 +132,11 @@ def compare(
     manifest = _checked_manifest(library, quantised) if library is not None else None
     options = manifest.options if manifest else {}
     tell("reading", 0.0)
-    float_model = load_model(reference, options.get("batch"), options.get("shapes") or None)
-    quantised_model = load_model(quantised, options.get("batch"), options.get("shapes") or None)
+    fixed = options.get("batch"), options.get("shapes") or None, Limits()
+    source = read_model(quantised, Limits())
+    equalized = bool(quantized_with(source).get("equalize"))
+    quantised_model = prepare_model(source, *fixed)
+    float_model = prepare_model(equalized_model(reference) if equalized else read_model(reference, Limits()), *fixed)
     matching = match_tensors(float_model, quantised_model)
     if not matching.pairs:
         raise ModelError(
@@ -164,6 +175,7 @@ def compare(
         tensors=_reports(matching.pairs, statistics),
         unmatched_quantised=matching.unmatched_quantised,
         unmatched_reference=matching.unmatched_reference,
+        equalized=equalized,
         same_output=same_output,
     )
 

@@ -117,24 +117,17 @@ def _kind(column: int) -> str:
 
 
 def _distribution(tensor: TensorReport) -> str:
-    expected, actual = (_heights(row) for row in tensor.statistics.histogram)
-    outline = " ".join(
-        f"{2 * index:g},{_SMALL_HEIGHT - height:.1f} {2 * index + 2:g},{_SMALL_HEIGHT - height:.1f}"
-        for index, height in enumerate(actual)
-    )
-    bars = "".join(
-        f'<rect class="float" x="{2 * index}" y="{_SMALL_HEIGHT - height:.1f}" width="2" height="{height:.1f}"/>'
-        for index, height in enumerate(expected)
-        if height > 0
-    )
+    expected, actual = (_outline(row) for row in tensor.statistics.histogram)
     low, high = tensor.statistics.span
     return (
         f'<svg width="{_SMALL_WIDTH}" height="{_SMALL_HEIGHT}" role="img"><title>{low:.4g} to {high:.4g}</title>'
-        f'{bars}<polyline class="compiled" points="{outline}"/></svg>'
+        f'<path class="float" d="{expected}Z"/><path class="compiled" d="{actual}"/></svg>'
     )
 
 
-def _heights(counts: npt.NDArray[np.int64]) -> list[float]:
-    """Square roots, so that rare values show beside a peak."""
+def _outline(counts: npt.NDArray[np.int64]) -> str:
+    """The path along the tops of the bars, from one bottom corner to the other; square roots show rare values, too."""
     roots = np.sqrt(counts)
-    return [float(root) for root in roots * ((_SMALL_HEIGHT - 2) / max(1.0, float(roots.max())))]
+    heights = roots * ((_SMALL_HEIGHT - 2) / max(1.0, float(roots.max())))
+    steps = "".join(f"V{_SMALL_HEIGHT - height:.1f}H{2 * index + 2}" for index, height in enumerate(heights))
+    return f"M0,{_SMALL_HEIGHT}{steps}V{_SMALL_HEIGHT}"

@@ -65,6 +65,10 @@ def summary(result: Comparison) -> list[str]:
     ]
     if left:
         lines.append(f"left out, for lack of a counterpart: {' and '.join(left)}")
+    if result.equalized:
+        lines.append(
+            "the float model was equalised first, as the quantised one was: its tensors are not those of the file"
+        )
     if result.same_output is not None:
         bits = "are the same bits" if result.same_output else "DIFFER: report this, it is a fault in Octet"
         lines.append(f"the library's outputs and those of the model compared here {bits}")
