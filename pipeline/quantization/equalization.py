@@ -12,11 +12,14 @@ Source: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 
 from pipeline.frontend.graph import Array, Graph, Node
 from pipeline.quantization.folding import output_channel_axis
+from pipeline.quantization.model import load_float_graph
 
 _ROUNDS = 20
 _SETTLED = 1e-3
@@ -38,6 +41,13 @@ def equalize(graph: Graph) -> int:
         if max((_equalize(graph, first, second) for first, second in pairs), default=0.0) < _SETTLED:
             break
     return len(pairs)
+
+
+def equalized_model(path: str | os.PathLike[str]) -> ModelProto:
+    """The float model in a file as the quantiser equalises it. Raises ModelError as the quantiser does."""
+    graph, _ = load_float_graph(path)
+    equalize(graph)
+    return graph.to_model()
 
 
 def _pairs(graph: Graph) -> list[tuple[Node, Node]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -74,11 +74,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """What a model file says about how it was made: every choice but the overrides."""
-        names = (
-            "observer io_observer activations symmetric weights weight_bits outputs skip_first skip_last equalize "
-            "bias_correction rounding"
-        )
-        return {name: getattr(self, name) for name in names.split()}
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "overrides"}
 
 
 def make_options(overrides: str | os.PathLike[str] | Mapping[str, Any] | None, **choices: Any) -> Options:

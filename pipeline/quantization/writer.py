@@ -25,8 +25,7 @@ from pipeline.quantization.encoding import Encoding, LayerEncoding
 from pipeline.quantization.options import Options
 from pipeline.quantization.parameters import QuantizationParameters
 from pipeline.quantization.placement import Layer, Placement
-
-METADATA_KEY = "octet.quantize"
+from pipeline.quantization.provenance import METADATA_KEY
 
 
 def to_qdq(graph: Graph, placement: Placement, encoding: Encoding) -> ModelProto:
