@@ -40,9 +40,10 @@ SUMS, PIXELS, LAST = 0, 4, 8
 MIN_PIXELS = 8
 """With fewer output pixels, loading the weights costs more than the products: the vector unit does as well."""
 
-L2_WEIGHT_BYTES = 768 * 1024
-"""Up to here the weights stay in the L2 cache: all channels of a few pixels are computed before the next, so that
-the result is written, and a residual read, in whole cache lines. Larger weights pass once, a slice at a time."""
+L2_WEIGHT_BYTES, WEIGHTS_A_RESULT = 768 * 1024, 2
+"""Weights up to this size stay in the L2 cache: all channels of a few pixels are computed before the next, so that the
+result is written, and a residual read, in whole cache lines. Larger weights pass once, a slice at a time, and so do
+those of more than twice the size of the result, where its cache lines count less than finding the weights in L1."""
 
 CACHE_LINE, PREFETCH_BYTES = 64, 16 * 1024
 """Weights come from beyond the L2 cache when a slice is first used; they are asked for this far ahead of their use."""
@@ -104,7 +105,9 @@ class MatrixTile(Template):
         return {"weights_first": (0, 1)}
 
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
-        return {"weights_first": int(_weight_bytes(problem) > L2_WEIGHT_BYTES)}
+        weight_bytes = _weight_bytes(problem)
+        largest = min(L2_WEIGHT_BYTES, WEIGHTS_A_RESULT * _result_bytes(problem))
+        return {"weights_first": int(weight_bytes > largest)}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
         return conv2d(problem, weights_first=bool(knobs["weights_first"]))
@@ -126,6 +129,13 @@ class MatrixTile(Template):
 def _weight_bytes(problem: Conv2d) -> int:
     plan = _plan(problem)
     return plan.slices * plan.channels * plan.runs[0] * plan.runs[1] * plan.steps * plan.step_bytes
+
+
+def _result_bytes(problem: Conv2d) -> int:
+    """Elements of the result and of the stages' operands like it."""
+    oh, ow = problem.output_size
+    tensors = 1 + sum(stage.operand == "activation" for stage in problem.stages)
+    return tensors * problem.n * oh * ow * padded_channels(problem.oc)
 
 
 def _plan(problem: Conv2d) -> _Plan:

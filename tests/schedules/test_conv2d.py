@@ -92,6 +92,9 @@ EPILOGUES = [
     "conv_ic17oc33ih5kh3ph1_+requantize+mul",
     "conv_ic17oc33ih3iw31kh3ph1_+add+lookup+mul+requantize",
     "conv_n2ic31oc15ih5kh3sh2ph1_+lookup+add+add",
+    "conv_ic65oc48ih9iw17kh3ph1y200lo40hi220_+add",
+    "conv_n3ic130oc80ih6iw18_+add",
+    "conv_ic64oc64ih12y9",
     "constant_2x17x5x3_oc33",
     "constant_2x17x5x3_oc33_broadcast",
 ]
