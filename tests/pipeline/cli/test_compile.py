@@ -47,6 +47,7 @@ def test_every_option_arrives(calls, tmp_path):
         {
             "model": "m.onnx", "target": "llvm", "output": output, "batch": 4,
             "shapes": {"a": (1, 3, 8, 8), "b=c": (2, 5)}, "pure_int8": True, "dump_ir": "ir",
+            "records": "tuning_logs",
         }
     ]  # fmt: skip
 
@@ -63,3 +64,11 @@ def test_library_for_another_machine_is_said_so(calls, tmp_path, capsys, monkeyp
     assert main(["compile", "m.onnx", "--target", "llvm-avx2", "-o", str(tmp_path / "o.so")]) == 0
     assert calls[0]["target"] == "llvm-avx2"
     assert "this machine's CPU cannot run it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "records"), [(["--records", "there"], "there"), (["--no-records"], None)], ids=["folder", "none"]
+)
+def test_records_of_a_search(calls, tmp_path, arguments, records):
+    assert main(["compile", "m.onnx", "-o", str(tmp_path / "o.so"), *arguments]) == 0
+    assert calls[0]["records"] == records

@@ -53,7 +53,7 @@ class Simulated(Measurer):
         reference = known[self.default(task)] or 0.0
         return {c: np.full(9, self.contest_gain or reference / (known[c] or 1.0)) for c in finalists}
 
-    def same_results(self, task: Task, configuration: Configuration) -> bool:
+    def same_results(self, task: Task, configuration: Configuration) -> bool:  # noqa: ARG002
         return self.exact
 
 

@@ -1,0 +1,198 @@
+"""What the schedule search buys: the best so far against trials, for guided search, random search and the default.
+
+    python experiments/search.py                                    seven layers, one of each network
+    python experiments/search.py --target llvm-avx2 --trials 100 --seeds 5
+
+Takes the most expensive layer of each network that the networks before it have not given yet, and lets MetaSchedule's
+search with the XGBoost cost model and a random search go through its schedules, with several seeds each. A schedule is
+measured once, whichever search asks for it first: the curves differ by the order in which the searches ask, not by the
+noise of the clock. The cost model goes from layer to layer, as it does in a search of a network.
+
+Writes search-TARGET.json and .png into experiments/results. Measurements are kept in build/search; an interrupted run
+goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from experiments import machine as machines
+from experiments.arguments import chosen, positive
+from experiments.zoo import NETWORKS, model_path
+from pipeline import targets
+from pipeline.compiler import lower_to_operators
+from pipeline.targets import DeployTarget
+from pipeline.tuning.measure import Measurer
+from pipeline.tuning.measurements import MeasurementLog
+from pipeline.tuning.search import CostModel, GuidedSearch, RandomSearch, Search
+from pipeline.tuning.task import Task, tasks_of
+from pipeline.tuning.tuner import BATCH
+from pipeline.tuning.worker import Worker
+
+RESULTS, LOGS = ROOT / "experiments" / "results", ROOT / "build" / "search"
+PACKAGES = ("apache-tvm", "xgboost-cpu")
+GUIDED, RANDOM = "guided", "random"
+COLOURS = {GUIDED: "#c1272d", RANDOM: "#1f5fa8"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One search of one task: the speed of the best so far after each trial, relative to the default."""
+
+    task: str
+    network: str
+    search: str
+    seed: int
+    best: tuple[float, ...]
+
+
+def expensive_tasks(networks: Sequence[str], target: DeployTarget) -> list[tuple[str, Task]]:
+    """The layer with the most products of each network, calls counted, that none before it has given."""
+    found: dict[str, tuple[str, Task]] = {}
+    for network in tqdm(networks, desc="networks", leave=False):
+        tasks = tasks_of(lower_to_operators(model_path(network, "qdq")), target)
+        for task in sorted(tasks, key=lambda t: -t.weight * t.problem.macs):
+            if task.key not in found:
+                found[task.key] = (network, task)
+                break
+    return list(found.values())
+
+
+def follow(search: Search, task: Task, measurer: Measurer, trials: int, tick: Callable[[int], object]) -> list[float]:
+    """Run a search for ``trials`` measurements or to its end: the speed of the best after each over the default's."""
+    seconds: list[float] = []
+    while len(seconds) < trials and (proposed := search.propose(min(BATCH, trials - len(seconds)))):
+        measured = measurer.measure(task, proposed)
+        search.observe(measured)
+        seconds += [measured[configuration] or float("inf") for configuration in proposed]
+        tick(len(proposed))
+    default = measurer.known(task)[measurer.default(task)]
+    assert default is not None
+    return [round(default / best, 4) for best in np.minimum.accumulate(seconds).tolist()]
+
+
+def run(
+    tasks: Sequence[tuple[str, Task]], target: DeployTarget, measurer: Measurer, trials: int, seeds: int
+) -> list[Curve]:
+    """All curves."""
+    curves = []
+    with tqdm(total=2 * seeds * len(tasks) * trials, unit="trial") as bar:
+        for seed in range(seeds):
+            model = CostModel(target, seed)
+            for network, task in tasks:
+                bar.set_description_str(f"{network}, seed {seed}")
+                searches: dict[str, Search] = {
+                    RANDOM: RandomSearch(task, target, seed), GUIDED: GuidedSearch(task, target, seed, model),
+                }  # fmt: skip
+                for name, search in searches.items():
+                    best = follow(search, task, measurer, trials, bar.update)
+                    curves.append(Curve(task.key, network, name, seed, tuple(best)))
+    return curves
+
+
+def table(curves: Sequence[Curve]) -> str:
+    """Per task: the speed over the default after some trials, the mean of the seeds, and the best of all."""
+    steps = (8, 16, 32, 64, 128)
+    head = f"{'network':<14} {'search':<8}" + "".join(f"{step:>8}" for step in steps) + f"{'end':>8}  trials"
+    lines = [head]
+    for task in dict.fromkeys(curve.task for curve in curves):
+        for name in (GUIDED, RANDOM):
+            own = [curve for curve in curves if (curve.task, curve.search) == (task, name)]
+            cells = [np.mean([c.best[min(step, len(c.best)) - 1] for c in own]) for step in steps]
+            end = float(np.mean([c.best[-1] for c in own]))
+            lines.append(
+                f"{own[0].network:<14} {name:<8}"
+                + "".join(f"{cell:>8.3f}" for cell in cells)
+                + f"{end:>8.3f}  {len(own[0].best)}"
+            )
+    return "\n".join(lines)
+
+
+def draw(curves: Sequence[Curve], title: str, path: Path) -> None:
+    """A panel for each task: the mean of the seeds, their range shaded, and the default."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    tasks = list(dict.fromkeys(curve.task for curve in curves))
+    columns = min(4, len(tasks))
+    rows = -(-len(tasks) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.9 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(tasks) :]:
+        axis.axis("off")
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        for name, colour in COLOURS.items():
+            own = [curve for curve in curves if (curve.task, curve.search) == (task, name)]
+            length = min(len(curve.best) for curve in own)
+            best = np.array([curve.best[:length] for curve in own])
+            x = np.arange(1, length + 1)
+            axis.plot(x, best.mean(axis=0), color=colour, label=f"{name} search")
+            axis.fill_between(x, best.min(axis=0), best.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        axis.axhline(1, color="#777777", linestyle="--", linewidth=1, label="default schedule")
+        axis.set_title(f"{own[0].network}\n{task.split(' ')[0]}", fontsize=7)
+        axis.set_xlabel("trials", fontsize=8)
+        axis.set_ylabel("speed over default", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes.flat[0].legend(fontsize=7, frameon=False)
+    fig.suptitle(title, fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+def write(curves: Sequence[Curve], settings: dict[str, Any], folder: Path) -> None:
+    """The JSON file and the figure."""
+    machine = machines.describe(PACKAGES)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"search-{settings['target']}"
+    text = json.dumps(
+        {"settings": settings, "machine": machine.to_json(), "curves": [asdict(curve) for curve in curves]}, indent=1
+    )
+    partial = folder / f".{name}.json"
+    partial.write_text(f"{text}\n", encoding="utf-8")
+    partial.replace(folder / f"{name}.json")
+    title = (
+        f"Best schedule so far, {settings['target']}, {settings['threads']} thread(s), {machine.cpu}, {machine.date}"
+    )
+    draw(curves, title, folder / f"{name}.png")
+
+
+def main(argv: list[str] | None = None, runner: Worker | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)} (default: all)")
+    parser.add_argument("--target", default=targets.NATIVE, metavar="NAME", help="hardware target (default: native)")
+    parser.add_argument("--trials", type=positive, default=64, metavar="N", help="a task and search (default: 64)")
+    parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="runs of each search (default: 3)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of a call (default: 1)")
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="default: experiments/results")
+    options = parser.parse_args(argv)
+    target = targets.resolve(options.target)
+    names = chosen(parser, options.networks, NETWORKS)
+    tasks = expensive_tasks(names, target)
+    log = MeasurementLog(LOGS / f"{target.name}.jsonl", options.threads)
+    with contextlib.closing(Measurer(target, options.threads, log, tqdm.write, runner)) as measurer:
+        curves = run(tasks, target, measurer, options.trials, options.seeds)
+    settings = {
+        "target": target.name, "threads": options.threads, "trials": options.trials, "seeds": options.seeds,
+    }  # fmt: skip
+    write(curves, settings, options.output)
+    print(table(curves))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
