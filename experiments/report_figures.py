@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.report import REFERENCE, Cell, Report, peers
+from experiments.report import REFERENCE, Cell, Report
 from experiments.report_tables import LABELS, counted, settings_of
 
 FASTEST_FP32 = "fastest FP32 peer"
@@ -19,10 +19,11 @@ COLOURS = {
     "ncnn-int8": "#8a9a5b",
     FASTEST_FP32: "#b7b7b7",
 }
+LEADER = {"arrowstyle": "-", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+"""The line from a network's name to its point."""
+
 CACHED = 1 << 20
 """Bytes in use, for the slope of the second-level cache."""
-
-PEER_MARKER, OCTET_MARKER = "o", "D"
 
 
 def draw_bars(report: Report, path: Path) -> None:
@@ -48,22 +49,25 @@ def draw_roofline(report: Report, path: Path) -> None:
     """A PNG: GMAC/s of Octet and of the fastest peer on each network, under what the machine can do.
 
     The abscissa is what the network does a byte: multiply-accumulates over the bytes that its operators read and write
-    if nothing stays in a cache between two operators. A panel for each thread count.
+    if nothing stays in a cache between two operators. A panel for each batch size and thread count.
     """
     plt = _pyplot()
-    counts = sorted({cell.threads for cell in report.cells})
-    fig, axes = plt.subplots(
-        1, len(counts), figsize=(1 + 6.5 * len(counts), 6), squeeze=False, layout="constrained", sharey=True
-    )
-    for axis, threads in zip(axes[0], counts, strict=True):
-        cells = [cell for cell in report.cells if cell.threads == threads]
-        _roof(axis, cells, report, threads)
-        _points(axis, cells)
-        axis.set(xscale="log", yscale="log", title=counted(threads), xlabel="multiply-accumulates a byte, INT8")
+    settings = settings_of(report.cells)
+    batches, counts = (sorted(set(values)) for values in zip(*settings, strict=True))
+    size = (1 + 6.5 * len(counts), 1.2 + 4.4 * len(batches))
+    grid = {"squeeze": False, "sharex": True, "sharey": "col"}
+    fig, axes = plt.subplots(len(batches), len(counts), figsize=size, layout="constrained", **grid)
+    for batch, threads in settings:
+        axis = axes[batches.index(batch), counts.index(threads)]
+        _roof(axis, report, threads)
+        _points(axis, [cell for cell in report.cells if (cell.batch, cell.threads) == (batch, threads)])
+        axis.set(xscale="log", yscale="log", ylabel="GMAC/s")
+        axis.set_title(f"batch {batch}, {counted(threads)}", fontsize=10, loc="left")
         axis.grid(visible=True, which="both", linewidth=0.3, alpha=0.6)
-    axes[0, 0].set_ylabel("GMAC/s")
-    handles = {label: mark for axis in axes[0] for mark, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    fig.legend(handles.values(), handles.keys(), ncols=4, loc="outside lower center", frameon=False)
+    for axis in axes[-1]:
+        axis.set_xlabel("multiply-accumulates a byte, INT8")
+    marks = {label: mark for axis in axes.flat for mark, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    fig.legend(marks.values(), marks.keys(), ncols=2, loc="outside lower center", frameon=False)
     fig.suptitle(f"Roofline: the networks under the measured peaks\n{_machine(report)}", fontsize=11)
     _save(fig, path)
 
@@ -85,14 +89,14 @@ def _bar_panel(axis: Any, cells: Sequence[Cell], report: Report) -> None:
                 labels.append(f"{median:.2f}" if median < 10 else f"{median:.1f}" if median < 100 else f"{median:.0f}")
         bars = axis.bar(places, heights, width * 0.94, label=LABELS.get(name, name), color=COLOURS[name])
         axis.bar_label(bars, labels, fontsize=7.5, padding=2, rotation=90)
-    axis.axhline(1, color="black", linewidth=0.6)
+    axis.axhline(1, color="black", linewidth=0.6, zorder=0)
     axis.set_xticks(range(len(cells)), [cell.network for cell in cells])
     axis.margins(x=0.01, y=0.28)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _roof(axis: Any, cells: Sequence[Cell], report: Report, threads: int) -> None:
-    intensities = [cell.macs / cell.traffic for cell in cells]
+def _roof(axis: Any, report: Report, threads: int) -> None:
+    intensities = [cell.macs / cell.traffic for cell in report.cells]
     left, right = min(intensities) / 2, max(intensities) * 2
     rooflines = [roofline for roofline in report.rooflines if roofline.threads == threads]
     for roofline in rooflines:
@@ -110,7 +114,7 @@ def _roof(axis: Any, cells: Sequence[Cell], report: Report, threads: int) -> Non
         if end > left:
             axis.plot([left, end], [left * bandwidth, end * bandwidth], color="grey", linewidth=1)
             text = f"{size / 2**20:.0f} MiB: {bandwidth:,.0f} GB/s"
-            _note(axis, text, (left, left * bandwidth), (4, 6), va="bottom", color="grey", rotation=32)
+            _note(axis, text, (left, left * bandwidth), (0, 14), va="bottom", color="grey", rotation=30)
 
 
 def _note(axis: Any, text: str, at: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
@@ -118,20 +122,21 @@ def _note(axis: Any, text: str, at: tuple[float, float], offset: tuple[int, int]
 
 
 def _points(axis: Any, cells: Sequence[Cell]) -> None:
-    batches = sorted({cell.batch for cell in cells})
-    for cell in cells:
+    """The points climb to the right: names stand right below and left above them in turns, and do not meet."""
+    for number, cell in enumerate(sorted(cells, key=lambda cell: cell.macs / cell.traffic)):
         x = cell.macs / cell.traffic
-        size = 28 + 34 * batches.index(cell.batch)
-        peer = cell.fastest(peers())
-        for name, marker, colour in ((peer, PEER_MARKER, "#1f5fa8"), (REFERENCE, OCTET_MARKER, COLOURS["octet"])):
-            if name in cell.timings:
-                y = cell.macs / cell.timings[name].median / 1e6
-                label = f"{'Octet' if name == REFERENCE else 'fastest peer'}, batch {cell.batch}"
-                fill = colour if name == REFERENCE else "none"
-                axis.scatter(x, y, s=size, marker=marker, facecolors=fill, edgecolors=colour, label=label, zorder=3)
-        if REFERENCE in cell.timings and cell.batch == batches[0]:
-            y = cell.macs / cell.timings[REFERENCE].median / 1e6
-            _note(axis, cell.network, (x, y), (0, -7), ha="center", va="top")
+        speeds = {name: cell.macs / timing.median / 1e6 for name, timing in cell.timings.items()}
+        peer = cell.fastest_peer()
+        if peer:
+            colour = COLOURS["openvino-int8"]
+            axis.scatter(x, speeds[peer], s=45, facecolors="none", edgecolors=colour, label="fastest peer", zorder=3)
+        if REFERENCE in speeds:
+            axis.scatter(x, speeds[REFERENCE], s=34, marker="D", color=COLOURS[REFERENCE], label="Octet", zorder=3)
+        ends = [speeds[name] for name in (peer, REFERENCE) if name in speeds]
+        if number % 2 == 0:
+            _note(axis, cell.network, (x, max(ends)), (-6, 16), ha="right", va="bottom", arrowprops=LEADER)
+        else:
+            _note(axis, cell.network, (x, min(ends)), (8, -14), ha="left", va="top", arrowprops=LEADER)
 
 
 def _machine(report: Report) -> str:
