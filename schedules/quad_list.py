@@ -61,9 +61,6 @@ MIN_PANELS = 12
 THIRD_PLANE_PRODUCTS = 128
 """Products of an activation from which on a third order of the activations saves more than its copy costs."""
 
-LINE_BYTES = 64
-"""A cache line holds 8 blocks of channels: each block asks for every eighth line of the next 64 channels."""
-
 WHOLE = 0
 """Rows of a panel that holds all images."""
 
@@ -206,8 +203,6 @@ def conv2d(problem: Conv2d, pixels: int, rows: int, planes: int) -> tvm.tirx.Pri
                         with builder.serial(0, panel.input_rows) as row:
                             _copy_row(problem, panel, x, image, first, row, copy, ())
                         flat = _flat(copy)
-                    with builder.serial(0, rows) as y, builder.serial(0, ow) as column:
-                        _prefetch(extra, result, (image, first + y, column), 0)
                     with builder.serial(0, blocks) as block, builder.serial(0, rows) as y:
                         if panel.copied:
                             base = y * panel.row_step * panel.row_bytes
@@ -298,10 +293,6 @@ def _row(
 ) -> None:
     """A row of outputs of one block of channels, in tiles of ``pixels`` and the remainder."""
     ow = problem.output_size[1]
-    turns = LINE_BYTES // QUADS.lanes
-    with builder.serial(0, -(-ow // turns)) as i:
-        column = tirx.min(i * turns + block % turns, ow - 1)
-        _prefetch(extra, result, (image, y, column), (block // turns + 1) * LINE_BYTES)
     full, remainder = divmod(ow, pixels)
     step = panel.column_step * problem.x_channels
     if full:
@@ -312,16 +303,6 @@ def _row(
     if remainder:
         start = tirx.const(full * pixels, "int32")
         _tile(problem, step, remainder, activations, base, lists, sums, block, extra, result, (image, y, start))
-
-
-def _prefetch(extra: list[Any], result: Any, pixel: tuple[Expr, Expr, Expr], channel: Expr | int) -> None:
-    """Ask for the cache line of a pixel's result and operands; past the last channel that is of the next pixel."""
-    for write, buffer in [(0, b) for b in extra if len(b.shape) == 4 and str(b.dtype) == "uint8"] + [(1, result)]:
-        line = T.address_of(buffer[(*pixel, channel)])
-        arguments = (tirx.const(value, "int32") for value in (write, 3, 1))
-        builder.evaluate(
-            T.call_llvm_intrin(T.llvm_lookup_intrinsic_id("llvm.prefetch"), line, *arguments, dtype="void")
-        )
 
 
 def _tile(
