@@ -1,8 +1,9 @@
 """Octet: compiles a quantised ONNX network into one INT8 shared library for one hardware target.
 
 ``pipeline.quantize`` makes such a network of a float one and needs onnxruntime; ``pipeline.compile`` and
-``pipeline.inspect`` need the compiler (Apache TVM), and so does ``pipeline.profile``, which measures what the machine
-can do with code of its own, and ``pipeline.tune``, which searches the schedules and also needs XGBoost. All are imported when first used.
+``pipeline.inspect`` need the compiler (Apache TVM), and so do ``pipeline.profile``, which measures what the machine
+can do with code of its own, and ``pipeline.tune``, which searches the schedules and needs XGBoost besides. All are
+imported when first used.
 ``pipeline.load`` (the same as :func:`pipeline.runtime.load`) needs numpy and tvm_ffi alone.
 """
 

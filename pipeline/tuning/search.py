@@ -25,6 +25,9 @@ from schedules.template import Configuration
 POPULATION, GENERATIONS = 48, 3
 """Of the evolutionary search. Spaces of hundreds of points need no more, and a round costs a fifth of a second."""
 
+GENERATED = 8
+"""Configurations that the evolution picks at a time."""
+
 WARM_UP = 16
 """Measurements, of all tasks together, below which the cost model draws lots."""
 
@@ -92,32 +95,39 @@ class GuidedSearch:
         self._workload = self._database.commit_workload(module)
         self._model.register(self._context, task)
         self._seen: set[Configuration] = set()
-        self._batch: int | None = None
+        self._waiting: list[Configuration] = []
+        self._started = False
 
     def propose(self, count: int) -> list[Configuration]:
-        """What the evolution picks, filled up from the rest of the space."""
-        chosen = self._rest.propose(1) if not self._seen else self._evolved(count)
+        """The default; then what the evolution picks, filled up from the rest of the space."""
+        chosen = [] if self._seen else self._rest.propose(1)
+        self._seen.update(chosen)
+        if len(self._waiting) < count - len(chosen):
+            self._waiting += self._evolved()
+        wanted = count - len(chosen)
+        chosen += self._waiting[:wanted]
+        self._waiting = self._waiting[wanted:]
         chosen += self._rest.propose(count - len(chosen))
         self._seen.update(chosen)
         return chosen
 
-    def _evolved(self, count: int) -> list[Configuration]:
-        if self._batch != count:
-            if self._batch is not None:
-                self._context.post_tuning()
+    def _evolved(self) -> list[Configuration]:
+        if not self._started:
             spaces = self._context.generate_design_space()
-            self._context.pre_tuning(MAX_ROUNDS, count, spaces, self._database, self._model.model)
-            self._batch = count
+            self._context.pre_tuning(MAX_ROUNDS, GENERATED, spaces, self._database, self._model.model)
+            self._started = True
         candidates = self._context.generate_measure_candidates() or []
         self._context.notify_runner_results(candidates, [ms.runner.RunnerResult(None, "pending") for _ in candidates])
         found = dict.fromkeys(configuration_of(candidate.sch) for candidate in candidates)
         fresh = [point for point in found if point not in self._seen]
+        self._seen.update(fresh)
         self._rest.observe(dict.fromkeys(fresh))
         return fresh
 
     def observe(self, measured: Measured) -> None:
         """Teach the model, and put the records where the evolution starts from."""
         self._seen.update(measured)
+        self._waiting = [point for point in self._waiting if point not in measured]
         self._rest.observe(measured)
         candidates, results = [], []
         for point, seconds in measured.items():
