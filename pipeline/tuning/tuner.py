@@ -122,9 +122,9 @@ class Tuner:
             for entry in self.progress:
                 entry.searched |= entry.trials >= trials or (task_seconds is not None and entry.spent >= task_seconds)
             open_tasks = [entry for entry in self.progress if not entry.searched]
-            undecided = [entry for entry in self.progress if not entry.decided]
+            contests = sum(not entry.decided and bool(entry.finalists()) for entry in self.progress)
             left = None if deadline is None else deadline - time.monotonic()
-            reserve = min(len(undecided) * self._final_seconds, FINAL_SHARE * (budget or 0))
+            reserve = min(contests * self._final_seconds, FINAL_SHARE * (budget or 0))
             if not open_tasks or (left is not None and left <= reserve):
                 break
             self._watch("searching", self.progress, self._remaining(open_tasks, trials, left))
@@ -156,7 +156,7 @@ class Tuner:
         if not self._round_seconds:
             return left
         rounds = sum(-(-(trials - entry.trials) // BATCH) for entry in open_tasks)
-        seconds = rounds * float(np.mean(self._round_seconds)) + len(self.progress) * self._final_seconds
+        seconds = rounds * float(np.mean(self._round_seconds)) + len(open_tasks) * self._final_seconds
         return seconds if left is None else min(seconds, left)
 
     def _finish(self, deadline: float | None) -> None:
