@@ -13,7 +13,6 @@ applies, between the products of the next sums; else one on vectors of 16 channe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,22 @@ from tvm.script.ir_builder import tirx as builder
 from . import packed_epilogue
 from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, pack_channels, padded_channels
 from .intrinsics.x86 import DotProduct
+from .matrix_plan import (
+    DEPTH,
+    LANES,
+    TILE_BYTES,
+    TILE_ROWS,
+    Plan,
+    first_channel,
+    in_slices,
+    pack_weight,
+    plan_of,
+    tile_starts,
+    weight_bytes,
+)
 from .rows import view
 from .surround import surrounded
 from .template import Knobs, Template
-
-TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
-"""A tile register has 16 rows of 64 bytes: 16 int32 sums, or 16 channels of 4 weights."""
 
 SUMS, PIXELS, LAST = 0, 4, 8
 """Tile registers: sums from 0, pixels from 4, weights up to 7."""
@@ -50,41 +59,6 @@ CACHE_LINE, PREFETCH_BYTES = 64, 16 * 1024
 
 PIXEL_SHARES, GROUPS_A_SHARE = 4, 4
 """Parts into which the pixels are cut at least, for the threads to share, and the groups of tiles in a part at most."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How a convolution is cut into tiles.
-
-    Attributes:
-        flat: the image is one row of pixels (1x1, no stride, no padding).
-        runs: (rows, columns) of the window that are separate runs of bytes; columns is 1 where a row is one run.
-        run_bytes, step_bytes, steps: length of a run, of one step, and steps a run.
-        pixels: rows of a tile of sums.
-        tiles_a_row, tiles: tiles of pixels in an output row and in all.
-        pixel_tiles, channel_tiles: tiles of sums held at once.
-        slices: of as many tiles of channels; the last one starts early where they do not divide the channels.
-        packed: whether the epilogue is the packed one, which sets the order of the channels.
-    """
-
-    flat: bool
-    runs: tuple[int, int]
-    run_bytes: int
-    step_bytes: int
-    steps: int
-    pixels: int
-    row_pixels: int
-    tiles_a_row: int
-    tiles: int
-    pixel_tiles: int
-    channel_tiles: int
-    slices: int
-    packed: bool
-
-    @property
-    def channels(self) -> int:
-        """Channels of a slice."""
-        return self.channel_tiles * LANES
 
 
 class MatrixTile(Template):
@@ -105,9 +79,8 @@ class MatrixTile(Template):
         return {"weights_first": (0, 1)}
 
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
-        weight_bytes = _weight_bytes(problem)
         largest = min(L2_WEIGHT_BYTES, WEIGHTS_A_RESULT * _result_bytes(problem))
-        return {"weights_first": int(weight_bytes > largest)}
+        return {"weights_first": int(weight_bytes(problem) > largest)}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
         return conv2d(problem, weights_first=bool(knobs["weights_first"]))
@@ -120,15 +93,10 @@ class MatrixTile(Template):
         arrays: Sequence[np.ndarray],
     ) -> list[np.ndarray]:
         weight, *vectors = arrays
-        plan = _plan(problem)
+        plan = plan_of(problem)
         if plan.packed:
-            return [_pack_weight(weight, problem), *(_slices(v, problem, plan) for v in vectors)]
-        return [_pack_weight(weight, problem), *(pack_channels(v, problem.oc) for v in vectors)]
-
-
-def _weight_bytes(problem: Conv2d) -> int:
-    plan = _plan(problem)
-    return plan.slices * plan.channels * plan.runs[0] * plan.runs[1] * plan.steps * plan.step_bytes
+            return [pack_weight(weight, problem), *(in_slices(v, problem, plan) for v in vectors)]
+        return [pack_weight(weight, problem), *(pack_channels(v, problem.oc) for v in vectors)]
 
 
 def _result_bytes(problem: Conv2d) -> int:
@@ -138,64 +106,9 @@ def _result_bytes(problem: Conv2d) -> int:
     return tensors * problem.n * oh * ow * padded_channels(problem.oc)
 
 
-def _plan(problem: Conv2d) -> _Plan:
-    oh, ow = problem.output_size
-    kh, kw = problem.kernel
-    flat = (kh, kw) == (1, 1) and problem.strides == (1, 1) and not any(problem.padding)
-    whole_rows = problem.dilation[1] == 1
-    run_bytes = problem.x_channels * (kw if whole_rows else 1)
-    row_pixels, rows = (problem.n * oh * ow, 1) if flat else (ow, problem.n * oh)
-    tiles_a_row = -(-row_pixels // TILE_ROWS)
-    blocks = padded_channels(problem.oc) // LANES
-    channel_tiles = min(2, blocks)
-    pixels = -(-row_pixels // tiles_a_row)
-    packed = packed_epilogue.supports(problem) and pixels >= packed_epilogue.PIXELS
-    return _Plan(
-        flat=flat,
-        runs=(kh, 1 if whole_rows else kw),
-        run_bytes=run_bytes,
-        step_bytes=min(TILE_BYTES, run_bytes),
-        steps=-(-run_bytes // TILE_BYTES),
-        pixels=pixels,
-        row_pixels=row_pixels,
-        tiles_a_row=tiles_a_row,
-        tiles=rows * tiles_a_row,
-        pixel_tiles=2 if channel_tiles == 2 else 3,
-        channel_tiles=channel_tiles,
-        slices=-(-blocks // channel_tiles),
-        packed=packed,
-    )
-
-
-def _slices(values: np.ndarray, problem: Conv2d, plan: _Plan) -> np.ndarray:
-    """(C, ...) to (slices * channels, ...), the channels as the tiles of sums hold them, zero where there is none."""
-    channels = padded_channels(problem.oc)
-    padded = np.pad(values, [(0, channels - len(values)), *[(0, 0)] * (values.ndim - 1)])
-    order = packed_epilogue.CHANNEL_ORDER if plan.packed else np.arange(plan.channels)
-    starts = [min(part * plan.channels, channels - plan.channels) for part in range(plan.slices)]
-    return np.concatenate([padded[start + order] for start in starts])
-
-
-def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
-    """(O, C, KH, KW) to (slices, runs, steps, tiles, step bytes / 4, 16, 4), in the order in which the kernel reads."""
-    plan = _plan(problem)
-    filters = _slices(weight, problem, plan)
-    dense = np.zeros((len(filters), *problem.kernel, problem.x_channels), np.int8)
-    dense[:, :, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
-    runs = dense.reshape(len(filters), plan.runs[0] * plan.runs[1], plan.run_bytes)
-    steps = np.zeros((len(filters), runs.shape[1], plan.steps, plan.step_bytes), np.int8)
-    for step in range(plan.steps):
-        wanted = step * plan.step_bytes
-        start = min(wanted, plan.run_bytes - plan.step_bytes)
-        steps[:, :, step, wanted - start :] = runs[:, :, wanted : start + plan.step_bytes]
-    quads = plan.step_bytes // DEPTH
-    tiles = steps.reshape(plan.slices, plan.channel_tiles, LANES, -1, plan.steps, quads, DEPTH)
-    return np.ascontiguousarray(tiles.transpose(0, 3, 4, 1, 5, 2, 6))
-
-
 def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
     """The scheduled convolution; arguments as for ``compute.conv2d.conv2d``, the weight packed as above."""
-    plan = _plan(problem)
+    plan = plan_of(problem)
     oh, ow = problem.output_size
     channels = padded_channels(problem.oc)
     arguments = epilogue_arguments(problem)
@@ -240,18 +153,11 @@ def _prefetch(element: Expr) -> None:
     builder.evaluate(T.call_llvm_intrin(intrinsic, T.address_of(element), *arguments, dtype="void"))
 
 
-def _first_channel(problem: Conv2d, plan: _Plan, part: Expr) -> Expr:
-    channels = padded_channels(problem.oc)
-    if channels % plan.channels == 0:
-        return part * plan.channels
-    return tirx.min(part * plan.channels, channels - plan.channels)
-
-
 def _tile(index: int) -> Expr:
     return tirx.const(index, "int8")
 
 
-def _configure(plan: _Plan) -> None:
+def _configure(plan: Plan) -> None:
     """Give each tile register its rows and bytes a row, as the 64-byte palette of LDTILECFG."""
     palette = np.zeros(TILE_BYTES, np.uint8)
     palette[0] = 1
@@ -269,7 +175,7 @@ def _configure(plan: _Plan) -> None:
 
 def _tiles(
     problem: Conv2d,
-    plan: _Plan,
+    plan: Plan,
     weights_first: bool,
     image: Any,
     image_width: int,
@@ -289,7 +195,7 @@ def _tiles(
             first, end = share * groups // shares, (share + 1) * groups // shares
             with builder.serial(0, end - first) as step:
                 group = first + step
-                starts = _tile_starts(problem, plan, image_width, group)
+                starts = tile_starts(problem, plan, image_width, group)
                 pixels = [image_pixel for image_pixel, _ in starts]
                 first_use = tirx.all(step == 0, share == 0) if weights_first else step == 0
                 _accumulate(problem, plan, image, image_width, weight, pixels, part, first_use, extra[0], pending)
@@ -301,36 +207,16 @@ def _tiles(
                 for k, (_, pixel) in enumerate([] if pending else starts):
                     for b in range(plan.channel_tiles):
                         slot = k * plan.channel_tiles + b
-                        channel = _first_channel(problem, plan, part) + b * LANES
+                        channel = first_channel(problem, plan, part) + b * LANES
                         _epilogue(problem, plan, sums, slot, pixel, channel, extra, result)
         if pending:
             pending.finish()
         _intrinsic("tilerelease")
 
 
-def _tile_start(problem: Conv2d, plan: _Plan, image_width: int, tile: Expr) -> tuple[Expr, Expr]:
-    """Of a tile's first pixel: the position in the (surrounded) image's pixels, and in the result's."""
-    start = tirx.min(tile % plan.tiles_a_row * plan.pixels, plan.row_pixels - plan.pixels)
-    if plan.flat:
-        return start, start
-    oh, ow = problem.output_size
-    top, _, bottom, _ = problem.padding
-    row = tile // plan.tiles_a_row
-    image_row = row // oh * (problem.h + top + bottom) + row % oh * problem.strides[0]
-    return image_row * image_width + start * problem.strides[1], row * ow + start
-
-
-def _tile_starts(problem: Conv2d, plan: _Plan, image_width: int, group: Expr) -> list[tuple[Expr, Expr]]:
-    """:func:`_tile_start` of the tiles of a group."""
-    return [
-        _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
-        for k in range(plan.pixel_tiles)
-    ]
-
-
 def _accumulate(
     problem: Conv2d,
-    plan: _Plan,
+    plan: Plan,
     image: Any,
     image_width: int,
     weight: Any,
@@ -383,7 +269,7 @@ def _accumulate(
 
 
 def _epilogue(
-    problem: Conv2d, plan: _Plan, sums: Any, slot: int, pixel: Expr, channel: Expr, extra: list[Any], result: Any
+    problem: Conv2d, plan: Plan, sums: Any, slot: int, pixel: Expr, channel: Expr, extra: list[Any], result: Any
 ) -> None:
     zero = tirx.const(0, "int32")
     with builder.serial(0, plan.pixels) as row, builder.vectorized(0, LANES) as lane:
@@ -397,9 +283,7 @@ class _Pending:
     The matrix unit works for 16 cycles on a product, in which the vector units are free.
     """
 
-    def __init__(
-        self, problem: Conv2d, plan: _Plan, image_width: int, sums: Any, extra: list[Any], result: Any
-    ) -> None:
+    def __init__(self, problem: Conv2d, plan: Plan, image_width: int, sums: Any, extra: list[Any], result: Any) -> None:
         self._problem, self._plan, self._image_width = problem, plan, image_width
         self._sums, self._extra, self._result = sums, extra, result
         self._pairs = -(-plan.pixels // packed_epilogue.PIXELS)
@@ -427,9 +311,9 @@ class _Pending:
         part, group = builder.bind(self._state[0]), builder.bind(self._state[1])
         _, multiplier, *residual = self._extra
         epilogue = packed_epilogue.PackedEpilogue(
-            self._problem, part, _first_channel(self._problem, plan, part), multiplier, self._result, *residual
+            self._problem, part, first_channel(self._problem, plan, part), multiplier, self._result, *residual
         )
-        starts = _tile_starts(self._problem, plan, self._image_width, group)
+        starts = tile_starts(self._problem, plan, self._image_width, group)
         with builder.serial(0, pairs) as pair:
             row = tirx.min((first_pair + pair) * packed_epilogue.PIXELS, plan.pixels - packed_epilogue.PIXELS)
             for k, (_, pixel) in enumerate(starts):

@@ -22,7 +22,7 @@ from tvm.script.ir_builder import tirx as builder
 from .compute.arithmetic import Output
 from .compute.conv2d import Conv2d, padded_channels
 from .compute.stages import Add, Stage
-from .vectors import LANES, QUARTERS, broadcast, llvm_call, round_to_int32, shuffle, unpack
+from .vectors import LANES, QUARTERS, broadcast, llvm_call, round_to_int32, shuffle, unpack_words
 
 CHANNELS, PIXELS = 2 * LANES, 2
 """Channels and pixels that go through the epilogue together."""
@@ -166,7 +166,7 @@ def _added(value: Expr, other: Expr, stage: Add, output: Output) -> Expr:
     (value_high, value_low), (other_high, other_low) = map(_split, (stage.coefficient, stage.other_coefficient))
     rounded = []
     for half in (False, True):
-        pairs = builder.bind(unpack(value, other, 2, 2, half))
+        pairs = builder.bind(unpack_words(value, other, half))
         total = _dot(broadcast(_signed(constant % 2**32), "int32", LANES), pairs, _word_pairs(value_low, other_low))
         shifted = tirx.shift_left(pairs, broadcast(SHIFT, "int16", CHANNELS))
         total = _dot(total, shifted, _word_pairs(value_high, other_high))

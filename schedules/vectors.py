@@ -11,7 +11,7 @@ from .rows import lanes
 LANES = 16
 """Elements of 32 bits in a vector of 512 bits."""
 
-QUARTERS, QUARTER_BYTES = 4, 16
+QUARTERS, QUARTER_WORDS = 4, 8
 """The packs and unpacks work within the 128-bit quarters of a vector."""
 
 _TO_NEAREST, _EVERY_LANE = 8, -1
@@ -34,19 +34,15 @@ def round_to_int32(value: Expr) -> Expr:
     return llvm_call("x86.avx512.mask.cvtps2dq.512", f"int32x{LANES}", value, undefined, every_lane, nearest)
 
 
-def unpack(a: Expr, b: Expr, element_bytes: int, size: int, high: bool) -> Expr:
-    """Interleave ``size`` bytes at a time of the low or high halves of each quarter; an element has ``element_bytes``.
-
-    The result has the dtype of ``a``.
-    """
+def unpack_words(low: Expr, high: Expr, upper_halves: bool) -> Expr:
+    """Pairs ``[low[i], high[i]]`` of 16-bit words, from the lower or the upper halves of each quarter."""
+    words, in_quarter = QUARTERS * QUARTER_WORDS, QUARTER_WORDS // 2
     order: list[int] = []
-    elements = QUARTERS * QUARTER_BYTES // element_bytes
     for quarter in range(QUARTERS):
-        for i in range(QUARTER_BYTES // 2 // size):
-            start = (QUARTER_BYTES * quarter + QUARTER_BYTES // 2 * high + i * size) // element_bytes
-            run = range(start, start + size // element_bytes)
-            order += [*run, *(elements + at for at in run)]
-    return shuffle([a, b], order)
+        start = QUARTER_WORDS * quarter + in_quarter * upper_halves
+        for at in range(start, start + in_quarter):
+            order += [at, words + at]
+    return shuffle([low, high], order)
 
 
 def shuffle(vectors: list[Expr], order: list[int]) -> Expr:

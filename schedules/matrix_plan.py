@@ -1,0 +1,140 @@
+"""How a convolution is cut for the matrix unit, and its weights in the order of the cuts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import Expr
+
+from . import packed_epilogue
+from .compute.conv2d import Conv2d, padded_channels
+
+TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
+"""A tile register has 16 rows of 64 bytes: 16 int32 sums, or 16 channels of 4 weights."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution is cut into tiles.
+
+    Attributes:
+        flat: the image is one row of pixels (1x1, no stride, no padding).
+        runs: (rows, columns) of the window that are separate runs of bytes; columns is 1 where a row is one run.
+        run_bytes, step_bytes, steps: length of a run, of one step, and steps a run.
+        pixels: rows of a tile of sums.
+        tiles_a_row, tiles: tiles of pixels in an output row and in all.
+        pixel_tiles, channel_tiles: tiles of sums held at once.
+        slices: of as many tiles of channels; the last one starts early where they do not divide the channels.
+        packed: whether the epilogue is the packed one, which sets the order of the channels.
+    """
+
+    flat: bool
+    runs: tuple[int, int]
+    run_bytes: int
+    step_bytes: int
+    steps: int
+    pixels: int
+    row_pixels: int
+    tiles_a_row: int
+    tiles: int
+    pixel_tiles: int
+    channel_tiles: int
+    slices: int
+    packed: bool
+
+    @property
+    def channels(self) -> int:
+        """Channels of a slice."""
+        return self.channel_tiles * LANES
+
+
+def plan_of(problem: Conv2d) -> Plan:
+    """The cuts of ``problem``."""
+    oh, ow = problem.output_size
+    kh, kw = problem.kernel
+    flat = (kh, kw) == (1, 1) and problem.strides == (1, 1) and not any(problem.padding)
+    whole_rows = problem.dilation[1] == 1
+    run_bytes = problem.x_channels * (kw if whole_rows else 1)
+    row_pixels, rows = (problem.n * oh * ow, 1) if flat else (ow, problem.n * oh)
+    tiles_a_row = -(-row_pixels // TILE_ROWS)
+    blocks = padded_channels(problem.oc) // LANES
+    channel_tiles = min(2, blocks)
+    pixels = -(-row_pixels // tiles_a_row)
+    packed = packed_epilogue.supports(problem) and pixels >= packed_epilogue.PIXELS
+    return Plan(
+        flat=flat,
+        runs=(kh, 1 if whole_rows else kw),
+        run_bytes=run_bytes,
+        step_bytes=min(TILE_BYTES, run_bytes),
+        steps=-(-run_bytes // TILE_BYTES),
+        pixels=pixels,
+        row_pixels=row_pixels,
+        tiles_a_row=tiles_a_row,
+        tiles=rows * tiles_a_row,
+        pixel_tiles=2 if channel_tiles == 2 else 3,
+        channel_tiles=channel_tiles,
+        slices=-(-blocks // channel_tiles),
+        packed=packed,
+    )
+
+
+def in_slices(values: np.ndarray, problem: Conv2d, plan: Plan) -> np.ndarray:
+    """(C, ...) to (slices * channels, ...), the channels as the tiles of sums hold them, zero where there is none."""
+    channels = padded_channels(problem.oc)
+    padded = np.pad(values, [(0, channels - len(values)), *[(0, 0)] * (values.ndim - 1)])
+    order = packed_epilogue.CHANNEL_ORDER if plan.packed else np.arange(plan.channels)
+    starts = [min(part * plan.channels, channels - plan.channels) for part in range(plan.slices)]
+    return np.concatenate([padded[start + order] for start in starts])
+
+
+def pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
+    """(O, C, KH, KW) to (slices, runs, steps, tiles, step bytes / 4, 16, 4), in the order in which the kernel reads."""
+    plan = plan_of(problem)
+    filters = in_slices(weight, problem, plan)
+    dense = np.zeros((len(filters), *problem.kernel, problem.x_channels), np.int8)
+    dense[:, :, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
+    runs = dense.reshape(len(filters), plan.runs[0] * plan.runs[1], plan.run_bytes)
+    steps = np.zeros((len(filters), runs.shape[1], plan.steps, plan.step_bytes), np.int8)
+    for step in range(plan.steps):
+        wanted = step * plan.step_bytes
+        start = min(wanted, plan.run_bytes - plan.step_bytes)
+        steps[:, :, step, wanted - start :] = runs[:, :, wanted : start + plan.step_bytes]
+    quads = plan.step_bytes // DEPTH
+    tiles = steps.reshape(plan.slices, plan.channel_tiles, LANES, -1, plan.steps, quads, DEPTH)
+    return np.ascontiguousarray(tiles.transpose(0, 3, 4, 1, 5, 2, 6))
+
+
+def weight_bytes(problem: Conv2d) -> int:
+    """Size of the packed weights."""
+    plan = plan_of(problem)
+    return plan.slices * plan.channels * plan.runs[0] * plan.runs[1] * plan.steps * plan.step_bytes
+
+
+def first_channel(problem: Conv2d, plan: Plan, part: Expr) -> Expr:
+    """The channel of the result at which slice ``part`` starts."""
+    channels = padded_channels(problem.oc)
+    if channels % plan.channels == 0:
+        return part * plan.channels
+    return tirx.min(part * plan.channels, channels - plan.channels)
+
+
+def _tile_start(problem: Conv2d, plan: Plan, image_width: int, tile: Expr) -> tuple[Expr, Expr]:
+    """Of a tile's first pixel: the position in the (surrounded) image's pixels, and in the result's."""
+    start = tirx.min(tile % plan.tiles_a_row * plan.pixels, plan.row_pixels - plan.pixels)
+    if plan.flat:
+        return start, start
+    oh, ow = problem.output_size
+    top, _, bottom, _ = problem.padding
+    row = tile // plan.tiles_a_row
+    image_row = row // oh * (problem.h + top + bottom) + row % oh * problem.strides[0]
+    return image_row * image_width + start * problem.strides[1], row * ow + start
+
+
+def tile_starts(problem: Conv2d, plan: Plan, image_width: int, group: Expr) -> list[tuple[Expr, Expr]]:
+    """:func:`_tile_start` of the tiles of a group."""
+    return [
+        _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
+        for k in range(plan.pixel_tiles)
+    ]
