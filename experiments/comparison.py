@@ -111,6 +111,8 @@ class Comparison:
             artefacts[engine] = artefact.path
             if engine == REFERENCE:
                 self._report.preparation[f"{network}, batch {batch}"] = asdict(artefact)
+                if artefact.commit != self._report.machine.commit:
+                    self._remark(f"{network}, batch {batch}: Octet's library was compiled at commit {artefact.commit}")
         return artefacts
 
     def _measure(self, network: str, batch: int, threads: int, artefacts: dict[str, str]) -> None:

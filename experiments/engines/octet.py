@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ class Octet(Engine):
     distributions = ("octet", "apache-tvm")
 
     @classmethod
+    def import_packages(cls) -> None:
+        """Without PyTorch, which tvm_ffi imports where it is installed, for tensors that nobody has here."""
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+        super().import_packages()
+
+    @classmethod
     def prepare(cls, model: Path, output: Path, batch: int, target: str, threads: Sequence[int]) -> Path:  # noqa: ARG003
         import pipeline
 
@@ -29,6 +36,7 @@ class Octet(Engine):
         return np.array(result)
 
     def load(self, artefact: Path, threads: int, variant: str | None = None) -> Runner:  # noqa: ARG002
+        self.import_packages()
         from pipeline.runtime import load
 
         return load(artefact, threads=threads)

@@ -96,6 +96,17 @@ def test_ratio_is_taken_round_by_round() -> None:
     assert (peer.median, peer.best) == (2.2, 2.0)
 
 
+def test_memory_of_pytorch_is_not_counted_as_octets() -> None:
+    """tvm_ffi imports it wherever it is installed: 180 MiB that no program with Octet alone has."""
+    script = (
+        "import sys\n"
+        "from experiments.engines import ENGINES\n"
+        "ENGINES['octet'].import_packages()\n"
+        "assert 'tvm_ffi' in sys.modules and sys.modules.get('torch') is None\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
 def test_engines_are_held_to_avx2_before_they_are_imported() -> None:
     """oneDNN reads its variable when it is first used, PyTorch when it is loaded."""
     script = (
