@@ -83,6 +83,7 @@ MANIFEST_DAMAGE: dict[str, tuple[Any, str]] = {
     "library_sha256": ("0" * 64, "its code is not what"),
     "integer_operators": (-1, "integer from 0"),
     "float_operators": (True, "float_operators is True"),
+    "tuned_kernels": (-1, "tuned_kernels is -1"),
     "input_alignment": (0, "integer from 1"),
     "options": ([], "options is not an object"),
     "inputs": ({}, "inputs is not a list"),
