@@ -160,11 +160,11 @@ class Tuner:
         return seconds if left is None else min(seconds, left)
 
     def _finish(self, deadline: float | None) -> None:
-        """Decide what is undecided, the tasks with the most time first, while there is time."""
+        """Decide what is undecided: first where nothing is to be compared, then the tasks with the most time."""
         undecided = [e for e in self.progress if not e.decided and e.default_seconds is not None]
-        undecided.sort(key=lambda e: -e.task.weight * (e.default_seconds or 0.0))
+        undecided.sort(key=lambda e: (bool(e.finalists()), -e.task.weight * (e.default_seconds or 0.0)))
         for number, entry in enumerate(undecided):
-            if deadline is not None and number and time.monotonic() >= deadline:
+            if deadline is not None and entry.finalists() and time.monotonic() >= deadline:
                 self._warn(f"{len(undecided) - number} tasks are left to be decided: go on with another run")
                 break
             self._watch("comparing the best", self.progress, (len(undecided) - number) * self._final_seconds)

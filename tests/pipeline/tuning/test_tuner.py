@@ -156,10 +156,14 @@ def test_time_goes_to_the_tasks_that_matter(tmp_path: Path) -> None:
 
 
 def test_a_budget_that_is_over_still_decides(tmp_path: Path) -> None:
-    """What has been measured becomes records, the default of a task at least."""
+    """What needs no comparison becomes a record at once; the rest waits for the next run."""
     run = tuner(SlowDefault(log(tmp_path)), tmp_path)
-    tuner(SlowDefault(log(tmp_path)), tmp_path)._round(run.progress[0], 8)
+    run._round(run.progress[0], 8)
+    run._round(run.progress[1], 1)
     again = tuner(SlowDefault(log(tmp_path)), tmp_path)
     again.run(8, None, 1e-9)
-    assert again.progress[0].decided
-    assert again.progress[1].trials == 0
+    assert [entry.decided for entry in again.progress] == [False, True, False]
+    assert again.progress[2].trials == 0
+    last = tuner(SlowDefault(log(tmp_path)), tmp_path)
+    last.run(8, None, None)
+    assert all(entry.decided for entry in last.progress)
