@@ -182,8 +182,9 @@ def describe(source: str, path: Path, samples: int) -> str:
     kinds = Counter(node.op_type for node in graph.node)
     sizes = [Path(name).stat().st_size / 1e6 for name in (source, path)]
     quantised = f"{len(layers) - len(in_float)} of {len(layers)} layers with weights"
+    calibrated = f"calibrated on {samples} sample{'s' * (samples != 1)}"
     lines = [
-        f"{path}: {sizes[1]:.1f} MB, {source} has {sizes[0]:.1f} MB; calibrated on {samples} samples",
+        f"{path}: {sizes[1]:.1f} MB, {source} has {sizes[0]:.1f} MB; {calibrated}",
         f"  quantised: {quantised}, {kinds['QuantizeLinear']} activations",
         *(f"  float: {node.name} ({node.op_type})" for node in in_float),
         "`octet accuracy` says how good it is, `octet compare` where it loses most, `octet compile` makes a library",

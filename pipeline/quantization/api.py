@@ -77,7 +77,7 @@ def quantize(
         metadata: entries for the file's metadata.
         progress: called with what is being done and the share of the work done, 0 to 1.
         say: called with one line for each of ``equalize``, ``weight_range``, ``rounding`` and ``bias_correction`` that
-            did something, on what it gained.
+            did something, on what it gained, and with one for each doubt about the data.
 
     Returns:
         The path of the file.

@@ -82,6 +82,16 @@ def encode_activations(
     return parameters
 
 
+def require_finite(graph: Graph, placement: Placement) -> None:
+    """Raise ModelError, naming the layer, where a weight or bias is NaN or infinite."""
+    for layer in placement.layers:
+        for what, name in (("weights", layer.weight), ("bias", layer.bias)):
+            value = graph.constant(name) if name else None
+            if value is not None and not np.isfinite(value).all():
+                node = f"node {layer.name!r} ({layer.node.op_type})"
+                raise ModelError(f"{node}: its {what} {name!r} hold NaN or infinity: export the model again.")
+
+
 def encode_layers(
     graph: Graph, placement: Placement, options: Options, activations: Mapping[str, QuantizationParameters]
 ) -> dict[str, LayerEncoding]:
@@ -90,14 +100,12 @@ def encode_layers(
 
 
 def encode_layer(graph: Graph, layer: Layer, options: Options, x: QuantizationParameters) -> LayerEncoding:
-    """One layer with the input parameters ``x``. Raises ModelError, naming it, where its numbers are not finite."""
+    """One layer with the input parameters ``x``. Raises ModelError, naming it, where an override does not fit it."""
     weight = graph.constant(layer.weight)
     bias = graph.constant(layer.bias) if layer.bias else None
     assert weight is not None
     try:
         parameters = _weight_parameters(weight, layer, options)
-        if bias is not None and not np.isfinite(bias).all():
-            raise InputError("its bias holds NaN or infinity: export the model again.")
     except InputError as error:
         raise ModelError(f"node {layer.name!r} ({layer.node.op_type}): {error}") from error
     if bias is None:

@@ -16,6 +16,10 @@ Data = Iterable[Mapping[str, np.ndarray]] | Callable[[], Iterable[Mapping[str, n
 """Batches, or a function that gives them anew on each call."""
 
 
+FEW = 16
+"""Fewer samples than this are worth a word."""
+
+
 class Feeds:
     """Batches that can be read several times; memory does not grow with their number.
 
@@ -35,6 +39,9 @@ class Feeds:
         self._inputs = {value.name: value for value in inputs}
         self._samples = samples
         self._spool: _Spool | None = None
+        self._count = 0
+        self._first: dict[str, np.ndarray] = {}
+        self._varies = False
 
     def close(self) -> None:
         """Remove the temporary file, if there is one."""
@@ -48,17 +55,33 @@ class Feeds:
             feed = self._checked(batch, index)
             if self._samples is not None:
                 feed = self._cut(feed, self._samples - count)
+            self._look(feed)
             yield feed
             count += size_of(feed)
+            self._count = max(self._count, count)
             if self._samples is not None and count >= self._samples:
                 return
         if count == 0:
             raise InputError("the calibration data is empty: give at least one batch with one image.")
 
     @property
+    def doubts(self) -> list[str]:
+        """What is strange about the samples that were read, though they can be used."""
+        few = f"calibrated on {self._count} sample{'s' * (self._count > 1)}; some hundred typical ones are usual"
+        same = f"all {self._count} calibration samples are equal: is this the right data?"
+        return [few] * (self._count < FEW) + [same] * (self._count > 1 and not self._varies)
+
+    @property
     def is_divisible(self) -> bool:
         """Whether the model takes any number of samples at once."""
         return all(_is_open(value, 0) for value in self._inputs.values())
+
+    def _look(self, feed: Mapping[str, np.ndarray]) -> None:
+        """Note whether any sample differs from the first one."""
+        if not self._varies:
+            samples = {name: np.atleast_1d(value) for name, value in feed.items()}
+            self._first = self._first or {name: value[:1].copy() for name, value in samples.items()}
+            self._varies = any((value != self._first[name]).any() for name, value in samples.items())
 
     def _batches(self) -> Iterable[Mapping[str, np.ndarray]]:
         if callable(self._data):

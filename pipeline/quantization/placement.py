@@ -107,7 +107,7 @@ class _Placer:
         if not layers and not self.keep_float and self.only is None:
             raise InputError(
                 f"include, exclude, skip_first, skip_last and overrides leave none of the {len(candidates)} layers to "
-                f"quantise; their names are {', '.join(candidates[:8])}{', ...' if len(candidates) > 8 else ''}."
+                f"quantise; their names are {_some(candidates)}."
             )
         tensors = self._quantized_tensors()
         groups, group_of = self._groups(tensors)
@@ -148,7 +148,10 @@ class _Placer:
         for option, expressions in (("include", include), ("exclude", exclude)):
             for expression in expressions:
                 if not any(expression.search(node.name) for node in nodes):
-                    raise InputError(f"{option} {expression.pattern!r} matches no node of the model.")
+                    names = _some([node.name for node in layers])
+                    raise InputError(
+                        f"{option} {expression.pattern!r} matches no node of the model; its layers are {names}."
+                    )
         selected = set()
         for node in nodes:
             role = self.roles[node]
@@ -316,6 +319,10 @@ class _Placer:
             elif producer is not None and (value := padding_value(self.graph, producer)) is not None:
                 _widen(group, value, value)
         return list(groups.values()), group_of
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + ", ..." * (len(names) > 8)
 
 
 def _widen(group: Group, low: float, high: float) -> None:

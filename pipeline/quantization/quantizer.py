@@ -11,7 +11,7 @@ from onnx import ModelProto
 from pipeline.errors import InputError, ModelError
 from pipeline.quantization.bias_correction import add_missing_biases, correct_biases
 from pipeline.quantization.calibration import Tell, Watched, calibrate
-from pipeline.quantization.encoding import Encoding, encode_activations, encode_layers, make_observers
+from pipeline.quantization.encoding import Encoding, encode_activations, encode_layers, make_observers, require_finite
 from pipeline.quantization.equalization import equalize
 from pipeline.quantization.feeds import Data, Feeds
 from pipeline.quantization.fidelity import Fidelity
@@ -27,7 +27,7 @@ Progress = Callable[[str, float], None]
 """Told what is being done, and the share of the work done, 0 to 1."""
 
 Say = Callable[[str], None]
-"""Told in words what an option gained."""
+"""Told in words what an option gained, and what is strange about the data."""
 
 Step = Callable[[Encoding, Tell], None]
 """Changes an encoding."""
@@ -62,6 +62,9 @@ class Quantizer:
         except BaseException:
             self.close()
             raise
+        if self.feeds is not None and self._say is not None:
+            for doubt in self.feeds.doubts:
+                self._say(f"warning: {doubt}")
 
     def close(self) -> None:
         """Remove temporary files."""
@@ -102,6 +105,7 @@ class Quantizer:
         if options.bias_correction:
             add_missing_biases(self.graph)
         self.placement = place(self.graph, options)
+        require_finite(self.graph, self.placement)
         encoding = self._equalized() if options.equalize else self._nearest(0.05, 0.7)
         if options.bias_correction:
             self._improve("bias correction", encoding, [self._biases], 0.7, 0.76)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import InputError
 from pipeline.quantization.grid import common_step
 from pipeline.quantization.parameters import QuantizationParameters, parameters_for_range
 
@@ -26,11 +25,8 @@ def weight_parameters(weight: np.ndarray, axis: int, groups: int, settings: Weig
     """Symmetric int8 parameters of float32 weights: a scale for each channel along ``axis``, or a single one.
 
     The range goes to the largest magnitude. "per-group" gives all channels of one of the convolution's ``groups`` the
-    same scale. Weights that lie on a grid already (:mod:`.grid`) keep it wherever the bits suffice. Raises InputError
-    where a weight is NaN or infinite.
+    same scale. Weights that lie on a grid already (:mod:`.grid`) keep it wherever the bits suffice.
     """
-    if not np.isfinite(weight).all():
-        raise InputError("its weights hold NaN or infinity: export the model again.")
     rows = weight_sets(weight, axis, groups, settings.granularity)
     high = np.abs(rows).max(axis=1).astype(np.float64)
     step = common_step(weight)

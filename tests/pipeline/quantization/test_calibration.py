@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pipeline
 from pipeline.errors import InputError
 from pipeline.quantization import calibration
 from pipeline.quantization.calibration import Tensors, Watched, calibrate
@@ -105,3 +106,23 @@ def test_function_as_data(tmp_path):
     assert [len(d["x"]) for d in feeds] == [2, 2, 1]
     with pytest.raises(InputError, match="samples 0"):
         Feeds(batches, graph.inputs, samples=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "doubts"),
+    [
+        (np.ones((1, 3, 8, 8)), ["calibrated on 1 sample;"]),
+        (np.ones((20, 3, 8, 8)), ["all 20 calibration samples are equal"]),
+        (np.arange(3 * 192).reshape(3, 3, 8, 8), ["calibrated on 3 samples;"]),
+        (np.arange(20 * 192).reshape(20, 3, 8, 8), []),
+    ],
+    ids=["one", "equal", "few", "plenty"],
+)
+def test_doubts_about_the_data(tmp_path, images, doubts):
+    """Of several batches, as equal samples may lie in different ones."""
+    said: list[str] = []
+    path = Net().conv("x", "y").file(tmp_path, "y")
+    data = [{"x": part.astype(np.float32)} for part in np.array_split(images, min(3, len(images)))]
+    pipeline.quantize(path, data, output=tmp_path / "q.onnx", bias_correction=False, say=said.append)
+    assert len(said) == len(doubts)
+    assert all(line.startswith(f"warning: {doubt}") for line, doubt in zip(said, doubts, strict=True))

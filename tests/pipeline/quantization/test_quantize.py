@@ -227,6 +227,15 @@ def test_nan_names_tensor_and_node(tmp_path):
         pipeline.quantize(path, batches(1), output=tmp_path / "q.onnx")
 
 
+@pytest.mark.parametrize("name", ["w_a", "b_a"])
+def test_nan_in_the_model_names_the_layer(tmp_path, name):
+    """And not the first tensor behind it that is observed."""
+    net = Net().conv("x", "a").op("Relu", "a", "r").conv("r", "y", i=4)
+    net.constants[name].flat[1] = np.nan
+    with pytest.raises(ModelError, match=rf"'a_node' \(Conv\): its \w+ '{name}' hold NaN"):
+        pipeline.quantize(net.file(tmp_path, "y"), batches(1), output=tmp_path / "q.onnx")
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
