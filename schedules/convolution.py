@@ -14,6 +14,7 @@ from .amx import MatrixTile
 from .compute.conv2d import Conv2d
 from .depthwise import InterleavedDepthwise
 from .intrinsics.x86 import DotProduct
+from .packed_tile import PackedTile
 from .paired_depthwise import PairedDepthwise
 from .quad_list import QuadList
 from .register_tile import RegisterTile
@@ -24,6 +25,7 @@ TEMPLATES: dict[str, Template] = {
     template.name: template
     for template in (
         MatrixTile(),
+        PackedTile(),
         QuadList(),
         InterleavedDepthwise(),
         PairedDepthwise(),

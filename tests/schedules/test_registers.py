@@ -14,7 +14,7 @@ import pytest
 import tvm
 
 from pipeline.targets import PRESETS
-from schedules import convolution
+from schedules import convolution, packed_tile
 from schedules.compute.arithmetic import Output
 from schedules.compute.conv2d import Conv2d
 from schedules.compute.stages import Add, Stage
@@ -92,7 +92,7 @@ def _kernel(problem: Conv2d, dot: DotProduct) -> tvm.tirx.PrimFunc:
 def _tile_size(problem: Conv2d, dot: DotProduct) -> int:
     """Vectors of sums that the default configuration holds."""
     knobs = dict(convolution.default_configuration(problem, dot).knobs)
-    return knobs["pixels"] * knobs.get("blocks", 1)
+    return knobs["pixels"] * knobs.get("blocks", knobs.get("slices", 0) * packed_tile.VECTORS or 1)
 
 
 @cache

@@ -1,0 +1,238 @@
+"""Convolution with AVX512-VNNI: sums of a few pixels by 32 channels stay in registers up to the packed epilogue.
+
+A tile has up to fourteen neighbouring pixels of an output row, or some whole rows, of one or two slices of 32 channels.
+A step of the reduction loads two vectors of weights a slice, broadcasts four input channels a pixel and multiplies each
+pair of them. Where the width is no multiple of the tile, the last tile of a row starts early and computes some pixels
+twice; nothing is copied or cropped. The sums start from the bias and go through :mod:`schedules.packed_epilogue`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as builder
+
+from . import packed_epilogue
+from .compute.conv2d import Conv2d, epilogue_arguments, padded_channels
+from .intrinsics.x86 import DotProduct
+from .packed_epilogue import CHANNEL_ORDER, CHANNELS, PackedEpilogue
+from .rows import view
+from .surround import surrounded
+from .template import Knobs, Template
+from .threads import MIN_PARALLEL_MACS
+from .vectors import LANES, llvm_call
+
+DEPTH, VECTORS = 4, CHANNELS // LANES
+"""Input channels of a product; vectors of sums a pixel."""
+
+MIN_PIXELS, MAX_PIXELS = packed_epilogue.PIXELS, 14
+"""Of a tile: the epilogue takes two at a time, and 28 sums, two weights and a broadcast fill 31 of 32 registers. Two
+slices take four weights: LLVM then broadcasts from memory, product by product."""
+
+LATENCY_CYCLES, STEP_CYCLES, TILE_CYCLES, EPILOGUE_CYCLES = 5.0, 1.0, 20.0, 6.0
+"""What a step takes at least, what its loop costs, what a tile costs besides, and the epilogue of a pixel's slice."""
+
+L2_WEIGHT_BYTES = 1024 * 1024
+"""Up to here the weights stay in the L2 cache, and all channels of a tile of pixels are computed before the next: the
+pixels stay in L1, results are written and residuals read in whole cache lines. Larger weights pass once."""
+
+
+class PackedTile(Template):
+    """The template for convolutions whose result is bytes, on a CPU with AVX512-VNNI."""
+
+    name = "packed-tile"
+
+    def supports(self, problem: Conv2d, dot: DotProduct) -> bool:
+        return (
+            dot.interleaves
+            and problem.groups == 1
+            and problem.weight_dtype == "int8"
+            and packed_epilogue.supports(problem)
+            and _row_pixels(problem) >= MIN_PIXELS
+        )
+
+    def space(self, problem: Conv2d, dot: DotProduct) -> dict[str, tuple[int, ...]]:
+        width, height = _row_pixels(problem), 1 if _is_flat(problem) else problem.output_size[0]
+        whole_rows = [rows * width for rows in range(2, min(MAX_PIXELS // width, height) + 1)]
+        return {
+            "pixels": (*range(MIN_PIXELS, min(MAX_PIXELS, width) + 1), *whole_rows),
+            "slices": (1,) if _slices(problem) % 2 else (1, 2),
+            "weights_first": (0, 1),
+        }
+
+    def admits(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> bool:
+        return knobs["pixels"] * knobs["slices"] <= MAX_PIXELS
+
+    def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
+        space = self.space(problem, dot)
+        tiles = [(p, s) for p in space["pixels"] for s in space["slices"] if p * s <= MAX_PIXELS]
+        pixels, slices = min(tiles, key=lambda tile: _estimate_cycles(problem, *tile))
+        weight_bytes = _slices(problem) * CHANNELS * math.prod(problem.kernel) * problem.x_channels
+        return {"pixels": pixels, "slices": slices, "weights_first": int(weight_bytes > L2_WEIGHT_BYTES)}
+
+    def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
+        return conv2d(problem, knobs["pixels"], knobs["slices"], weights_first=bool(knobs["weights_first"]))
+
+    def constants(
+        self, problem: Conv2d, dot: DotProduct, knobs: Knobs, arrays: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        weight, *vectors = arrays
+        return [_pack_weight(weight, problem), *(_in_slices(v, problem) for v in vectors)]
+
+
+def _is_flat(problem: Conv2d) -> bool:
+    """Whether all images together are one row of pixels."""
+    return problem.kernel == (1, 1) and problem.strides == (1, 1) and not any(problem.padding)
+
+
+def _row_pixels(problem: Conv2d) -> int:
+    oh, ow = problem.output_size
+    return problem.n * oh * ow if _is_flat(problem) else ow
+
+
+def _tiles_an_image(problem: Conv2d, pixels: int) -> int:
+    """Of all images together where they are flat."""
+    width, height = _row_pixels(problem), 1 if _is_flat(problem) else problem.output_size[0]
+    return -(-height // (pixels // width)) if pixels > width else height * -(-width // pixels)
+
+
+def _slices(problem: Conv2d) -> int:
+    return -(-padded_channels(problem.oc) // CHANNELS)
+
+
+def _estimate_cycles(problem: Conv2d, pixels: int, slices: int) -> float:
+    """Cycles of an image and 32 channels."""
+    steps = math.prod(problem.kernel) * problem.x_channels / DEPTH
+    step = (max(pixels * slices * VECTORS / 2, LATENCY_CYCLES) + STEP_CYCLES) / slices
+    tile = steps * step + TILE_CYCLES / slices + EPILOGUE_CYCLES * 2 * -(-pixels // 2)
+    return _tiles_an_image(problem, pixels) * tile
+
+
+def _in_slices(values: np.ndarray, problem: Conv2d) -> np.ndarray:
+    """(C, ...) to (slices * 32, ...), the channels in the epilogue's order; the last slice starts early."""
+    channels = padded_channels(problem.oc)
+    padded = np.pad(values, [(0, channels - len(values)), *[(0, 0)] * (values.ndim - 1)])
+    starts = [min(part * CHANNELS, channels - CHANNELS) for part in range(_slices(problem))]
+    return np.concatenate([padded[start + CHANNEL_ORDER] for start in starts])
+
+
+def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
+    """(O, C, KH, KW) to (slices, KH, KW, channels / 4, 2, 16, 4), in the order in which the kernel reads."""
+    filters = _in_slices(weight, problem)
+    dense = np.zeros((len(filters), *problem.kernel, problem.x_channels), np.int8)
+    dense[:, :, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
+    split = dense.reshape(_slices(problem), VECTORS, LANES, *problem.kernel, problem.x_channels // DEPTH, DEPTH)
+    return np.ascontiguousarray(split.transpose(0, 3, 4, 5, 1, 2, 6))
+
+
+def conv2d(problem: Conv2d, pixels: int, slices_a_tile: int, *, weights_first: bool) -> tvm.tirx.PrimFunc:
+    """The scheduled convolution; arguments as for ``compute.conv2d.conv2d``, the constants packed as above."""
+    oh, ow = problem.output_size
+    channels, slices = padded_channels(problem.oc), _slices(problem)
+    arguments = epilogue_arguments(problem)
+    arguments[:2] = [(name, (slices * CHANNELS,), dtype) for name, _, dtype in arguments[:2]]
+    weight_shape = (slices, *problem.kernel, problem.x_channels // DEPTH, VECTORS, LANES, DEPTH)
+    tiles = (1 if _is_flat(problem) else problem.n) * _tiles_an_image(problem, pixels)
+    with IRBuilder() as ib:
+        with builder.prim_func(s_tir=True):
+            builder.func_name("main")
+            x = builder.arg("x", T.Buffer((problem.n, problem.h, problem.w, problem.x_channels), "uint8"))
+            weight = builder.arg("weight", T.Buffer(weight_shape, "int8"))
+            extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in arguments]
+            result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
+            builder.func_attr({"tirx.noalias": True})
+            image, image_width = surrounded(x, problem) if any(problem.padding) else (x, problem.w)
+            flat = (1, 1, problem.n * oh * ow, channels)
+            bias, multiplier, *residual = [view(b, flat) if len(b.shape) == 4 else b for b in extra]
+            parts = slices // slices_a_tile
+            outer, inner = (parts, tiles) if weights_first else (tiles, parts)
+            loop = builder.parallel if problem.macs >= MIN_PARALLEL_MACS else builder.serial
+            with loop(0, outer) as i, builder.serial(0, inner) as j:
+                part, tile = (i, j) if weights_first else (j, i)
+                source, target = _tile_start(problem, image_width, tile, pixels)
+                sums = builder.alloc_buffer((slices_a_tile * VECTORS, pixels, LANES), "int32", scope="local", align=64)
+                own = [part * slices_a_tile + s for s in range(slices_a_tile)]
+                _accumulate(problem, pixels, image, image_width, source, weight, bias, own, sums)
+                for s, index in enumerate(own):
+                    channel = index * CHANNELS
+                    if channels % CHANNELS:
+                        channel = tirx.min(channel, channels - CHANNELS)
+                    epilogue = PackedEpilogue(problem, index, channel, multiplier, view(result, flat), *residual)
+                    for pair in range(-(-pixels // packed_epilogue.PIXELS)):
+                        row = min(pair * packed_epilogue.PIXELS, pixels - packed_epilogue.PIXELS)
+                        epilogue.store_pair(sums, s * VECTORS, tirx.const(row, "int32"), target + row)
+        return ib.get()
+
+
+def _tile_start(problem: Conv2d, image_width: int, tile: Expr, pixels: int) -> tuple[Expr, Expr]:
+    """Of a tile's first pixel: the position in the (surrounded) image's pixels, and in the result's."""
+    width = _row_pixels(problem)
+    if _is_flat(problem):
+        start = tirx.min(tile * pixels, width - pixels)
+        return start, start
+    height, (top, _, bottom, _) = problem.output_size[0], problem.padding
+    tiles = _tiles_an_image(problem, pixels)
+    image, tile = tile // tiles, tile % tiles
+    if pixels > width:
+        row, column = tirx.min(tile * (pixels // width), height - pixels // width), tirx.const(0, "int32")
+    else:
+        tiles_a_row = -(-width // pixels)
+        row, column = tile // tiles_a_row, tirx.min(tile % tiles_a_row * pixels, width - pixels)
+    image_row = image * (problem.h + top + bottom) + row * problem.strides[0]
+    return image_row * image_width + column * problem.strides[1], (image * height + row) * width + column
+
+
+def _accumulate(
+    problem: Conv2d,
+    pixels: int,
+    image: Any,
+    image_width: int,
+    source: Expr,
+    weight: Any,
+    bias: Any,
+    slices: list[Expr],
+    sums: Any,
+) -> None:
+    """Bias plus products of a tile, all of it unrolled but the reduction."""
+    lanes, width = tirx.Ramp(0, 1, LANES), _row_pixels(problem)
+    positions = [p // width * problem.strides[0] * image_width + p % width * problem.strides[1] for p in range(pixels)]
+    bytes_ = view(image, (math.prod(int(d) for d in image.shape),))
+    vectors = [(index, vector) for index in slices for vector in range(VECTORS)]
+    weights = view(weight, (math.prod(int(d) for d in weight.shape),))
+    for slot, (index, vector) in enumerate(vectors):
+        start = builder.bind(bias[tirx.Ramp(index * CHANNELS + vector * LANES, 1, LANES)])
+        for pixel in range(pixels):
+            builder.buffer_store(sums, start, [slot, pixel, lanes])
+    with (
+        builder.serial(0, problem.kernel[0]) as kh,
+        builder.serial(0, problem.kernel[1]) as kw,
+        builder.serial(0, problem.x_channels // DEPTH) as quad,
+    ):
+        window = kh * (problem.dilation[0] * image_width) + kw * problem.dilation[1]
+        first = builder.bind((source + window) * problem.x_channels + quad * DEPTH)
+        factors = [
+            builder.bind(weights[tirx.Ramp(_weight_offset(problem, index, kh, kw, quad, vector), 1, LANES * DEPTH)])
+            for index, vector in vectors
+        ]
+        for pixel, position in enumerate(positions):
+            four = tirx.reinterpret("int32", bytes_[tirx.Ramp(first + position * problem.x_channels, 1, DEPTH)])
+            operand = builder.bind(tirx.reinterpret(f"uint8x{LANES * DEPTH}", tirx.Broadcast(four, LANES)))
+            for slot, factor in enumerate(factors):
+                at = [slot, pixel, lanes]
+                product = llvm_call(
+                    "x86.avx512.vpdpbusd.512", f"int32x{LANES}", sums[slot, pixel, lanes], operand, factor
+                )
+                builder.buffer_store(sums, product, at)
+
+
+def _weight_offset(problem: Conv2d, index: Expr, kh: Expr, kw: Expr, quad: Expr, vector: int) -> Expr:
+    step = ((index * problem.kernel[0] + kh) * problem.kernel[1] + kw) * (problem.x_channels // DEPTH) + quad
+    return (step * VECTORS + vector) * (LANES * DEPTH)
