@@ -20,6 +20,7 @@ from pipeline.frontend.graph import Graph, Node
 from pipeline.quantization.folding import output_channel_axis
 from pipeline.quantization.options import Options, patterns
 from pipeline.quantization.roles import Role, activation_inputs, fixed_range, padding_value, role_of
+from pipeline.quantization.wording import some
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ class _Placer:
         if not layers and not self.keep_float and self.only is None:
             raise InputError(
                 f"include, exclude, skip_first, skip_last and overrides leave none of the {len(candidates)} layers to "
-                f"quantise; their names are {_some(candidates)}."
+                f"quantise; their names are {some(candidates)}."
             )
         tensors = self._quantized_tensors()
         groups, group_of = self._groups(tensors)
@@ -148,7 +149,7 @@ class _Placer:
         for option, expressions in (("include", include), ("exclude", exclude)):
             for expression in expressions:
                 if not any(expression.search(node.name) for node in nodes):
-                    names = _some([node.name for node in layers])
+                    names = some([node.name for node in layers])
                     raise InputError(
                         f"{option} {expression.pattern!r} matches no node of the model; its layers are {names}."
                     )
@@ -319,10 +320,6 @@ class _Placer:
             elif producer is not None and (value := padding_value(self.graph, producer)) is not None:
                 _widen(group, value, value)
         return list(groups.values()), group_of
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + ", ..." * (len(names) > 8)
 
 
 def _widen(group: Group, low: float, high: float) -> None:

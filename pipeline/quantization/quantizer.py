@@ -21,6 +21,7 @@ from pipeline.quantization.options import Options
 from pipeline.quantization.placement import place
 from pipeline.quantization.rounding import round_adaptively
 from pipeline.quantization.weight_ranges import narrow_ranges, searched_ranges
+from pipeline.quantization.wording import some
 from pipeline.quantization.writer import finish, to_qdq
 
 Progress = Callable[[str, float], None]
@@ -174,7 +175,7 @@ class Quantizer:
             )
         raise InputError(
             f"no calibration data is given, and overrides do not say the range of {len(tensors)} tensors: "
-            f"{', '.join(map(repr, tensors[:5]))}{', ...' if len(tensors) > 5 else ''}."
+            f"{some(tensors)}."
         )
 
     def _part(self, phase: str, start: float, end: float) -> Tell:

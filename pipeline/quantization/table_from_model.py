@@ -16,6 +16,7 @@ from pipeline.frontend.reader import read_model
 from pipeline.quantization.folding import output_channel_axis
 from pipeline.quantization.roles import LAYERS
 from pipeline.quantization.tables import LEVELS, CalibrationTable, check_scales_of
+from pipeline.quantization.wording import some
 
 
 def table_of_model(path: str | os.PathLike[str], scales_of: str = "input") -> CalibrationTable:
@@ -81,7 +82,7 @@ class _Reader:
 
     def notes(self) -> list[str]:
         """One sentence for each kind of loss."""
-        return [f"{len(names)} of the layers {what}: {_some(names)}" for what, names in self.lost.items()]
+        return [f"{len(names)} of the layers {what}: {some(names)}" for what, names in self.lost.items()]
 
     def _lose(self, what: str, node: Node) -> None:
         self.lost.setdefault(what, []).append(node.name)
@@ -162,7 +163,3 @@ def _pair(graph: Graph, node: Node) -> _Pair | None:
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise InputError(f"node {node.name!r} ({node.op_type}): its scale is not a finite number above 0.")
     return _Pair(scale, zero_point, node.attr("axis", 1))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

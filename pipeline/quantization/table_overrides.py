@@ -16,6 +16,7 @@ from pipeline.quantization.overrides import LayerOverride, Overrides, TensorOver
 from pipeline.quantization.placement import Group, Layer, Placement, place
 from pipeline.quantization.roles import Role, role_of
 from pipeline.quantization.tables import LEVELS, CalibrationTable, check_scales_of
+from pipeline.quantization.wording import some
 
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs")
 
@@ -80,7 +81,7 @@ def _rows_of(rows: Collection[str], kind: str, placement: Placement) -> dict[str
         return {name: by_order[name] for name in names}
     raise InputError(
         f"the calibration table does not match the model, which has {len(nodes)} layers; the table has {len(rows)} "
-        f"{kind} rows. Layers without a row: {_some(missing)}. Rows without a layer: {_some(left_over)}. Make the "
+        f"{kind} rows. Layers without a row: {some(missing)}. Rows without a layer: {some(left_over)}. Make the "
         "table from this model, rename the rows, or leave layers in float with exclude."
     )
 
@@ -154,7 +155,3 @@ def _never_negative(graph: Graph, tensor: str) -> bool:
             return False
         tensor = producer.inputs[0]
     return False
-
-
-def _some(names: list[str]) -> str:
-    return (", ".join(map(repr, names[:8])) or "none") + (f" and {len(names) - 8} more" if len(names) > 8 else "")
