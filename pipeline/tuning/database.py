@@ -20,9 +20,10 @@ import pipeline
 from pipeline.errors import TuneError
 from pipeline.runtime.cpu import cpu_name
 from pipeline.targets import DeployTarget
-from pipeline.tuning.records import FORMAT, RECORDS, TARGET, WORKLOADS, Record, check_target, parse_records
-from pipeline.tuning.space import Space, workload
+from pipeline.tuning.records import FORMAT, RECORDS, RIVAL, TARGET, WORKLOADS, Record, check_target, parse_records
+from pipeline.tuning.space import BLOCK, Space, workload
 from pipeline.tuning.task import Task
+from schedules.convolution import default_configuration
 from schedules.intrinsics.x86 import DOT_PRODUCTS
 from schedules.template import Configuration
 
@@ -37,6 +38,7 @@ class Database:
             TuneError: the records are damaged or of another target.
         """
         self._folder, self._target = folder, target
+        self._dot = DOT_PRODUCTS[target.dot]
         self._workloads: list[str] = []
         self._values: dict[str, Any] = {}
         self.records: dict[str, Record] = {}
@@ -54,8 +56,9 @@ class Database:
             TuneError: the folder cannot be written.
         """
         for task, (configuration, seconds) in winners.items():
-            self.records[task.key] = Record(task.key, configuration, seconds)
-            self._values[task.key] = self._value(task, configuration, seconds)
+            default = str(default_configuration(task.problem, self._dot))
+            self.records[task.key] = Record(task.key, configuration, seconds, default)
+            self._values[task.key] = self._value(task, configuration, seconds, default)
         header = {
             "format": FORMAT, "target": self._target.name, "cpu": cpu_name(),
             "octet": pipeline.__version__, "tvm": version("apache-tvm"),
@@ -69,12 +72,13 @@ class Database:
         except OSError as error:
             raise TuneError(f"cannot write the records in {self._folder}: {error.strerror or error}") from error
 
-    def _value(self, task: Task, configuration: Configuration, seconds: float) -> list[Any]:
+    def _value(self, task: Task, configuration: Configuration, seconds: float, default: str) -> list[Any]:
         entry = ms.database.Workload(workload(task.problem))
         line = json.dumps(entry.as_json(), separators=(",", ":"))
         if line not in self._workloads:
             self._workloads.append(line)
-        schedule = Space(task.problem, DOT_PRODUCTS[self._target.dot]).schedule(configuration)
+        schedule = Space(task.problem, self._dot).schedule(configuration)
+        schedule.annotate(schedule.get_sblock(BLOCK), RIVAL, default)
         arguments = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, False)
         target: Any = self._target.tvm_target(num_cores=1)
         record = ms.database.TuningRecord(schedule.trace, entry, [seconds], target, arguments)

@@ -27,19 +27,21 @@ from schedules.template import Configuration
 TARGET, WORKLOADS, RECORDS = "target.json", "database_workload.json", "database_tuning_record.json"
 FORMAT = 1
 
-TASK, TEMPLATE, KNOB = "octet.task", "octet.template", "octet.knob."
-"""Annotations of a trace; a knob's has its name behind the last one."""
+TASK, TEMPLATE, KNOB, RIVAL = "octet.task", "octet.template", "octet.knob.", "octet.default"
+"""Annotations of a trace: the task, the template, each knob by its name, and the default that the record was compared
+with."""
 
 MAX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Record:
-    """The best configuration of a task, and its seconds."""
+    """The best configuration of a task, its seconds, and the default that it was compared with, as text."""
 
     task: str
     configuration: Configuration
     seconds: float
+    default: str
 
 
 class Records:
@@ -47,7 +49,7 @@ class Records:
 
     def __init__(self, records: Mapping[str, Record], where: str = "") -> None:
         self._records, self._where = records, where
-        self._stale: set[str] = set()
+        self._warned = False
         self._tuned: set[Conv2d] = set()
 
     def __len__(self) -> int:
@@ -59,19 +61,26 @@ class Records:
         return len(self._tuned)
 
     def configure(self, problem: Conv2d, dot: DotProduct) -> Configuration:
-        """See ``pipeline.passes.emit_kernels.Configure``. Warns of a record that the templates no longer know."""
+        """See ``pipeline.passes.emit_kernels.Configure``. Warns once where records are too old to be used.
+
+        They are when the templates no longer have such knobs, or by now prefer another default, which nobody has
+        compared them with.
+        """
+        default = default_configuration(problem, dot)
         record = self._records.get(task_key(problem))
-        if record is not None and is_valid(problem, dot, record.configuration):
+        if record is None:
+            return default
+        if record.default == str(default) and is_valid(problem, dot, record.configuration):
             self._tuned.add(problem)
             return record.configuration
-        if record is not None and record.task not in self._stale:
-            self._stale.add(record.task)
+        if not self._warned:
+            self._warned = True
             warnings.warn(
-                f"{self._where}: the record of {record.task} ({record.configuration}) is of an older version of Octet "
-                "and is not used; tune again",
+                f"{self._where}: the record of {record.task} ({record.configuration}) is of an older version of Octet; "
+                "it is not used, nor are others like it: tune again",
                 stacklevel=2,
             )
-        return default_configuration(problem, dot)
+        return default
 
 
 def find_records(target: DeployTarget, folder: str | os.PathLike[str] | None) -> Records:
@@ -166,7 +175,7 @@ def _record(value: Any) -> Record:
     configuration = Configuration(
         str(annotations[TEMPLATE]), tuple(sorted((name, int(number)) for name, number in knobs.items()))
     )
-    return Record(str(annotations[TASK]), configuration, time)
+    return Record(str(annotations[TASK]), configuration, time, str(annotations[RIVAL]))
 
 
 def _read(path: Path) -> str:

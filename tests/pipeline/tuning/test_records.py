@@ -168,6 +168,16 @@ def test_a_record_outside_the_space_is_not_used(folder: Path) -> None:
         records.configure(FIRST.problem, DOT)
 
 
+def test_a_record_that_beat_another_default_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A better template has come since: what was fast before may be slower than what everybody gets by default."""
+    newer = Configuration("newer-template")
+    monkeypatch.setattr("pipeline.tuning.records.default_configuration", lambda _problem, _dot: newer)
+    records = read_records(folder, problems.TARGET)
+    with pytest.warns(UserWarning, match="older version"):
+        assert records.configure(FIRST.problem, DOT) == newer
+    assert records.tuned == 0
+
+
 def test_no_records_at_all() -> None:
     assert find_records(problems.TARGET, None).configure(FIRST.problem, DOT) == Records({}).configure(
         FIRST.problem, DOT
