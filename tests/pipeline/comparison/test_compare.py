@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -90,7 +91,7 @@ def test_equalised_model_is_compared_with_the_float_model_equalised(tmp_path):
         net.constants[name] *= spread.astype(np.float32).reshape(-1, 1, 1, 1)
     path = net.file(tmp_path, "y")
     data = batches()
-    options = {"weights": "per-tensor", "bias_correction": False}
+    options: dict[str, Any] = {"weights": "per-tensor", "bias_correction": False}
     file = pipeline.quantize(path, data, output=tmp_path / "q.onnx", equalize=True, **options)
     result = compare(path, file, [{"x": batch["x"][:1]} for batch in data])
     assert result.equalized

@@ -66,7 +66,7 @@ def test_filters_keep_their_size(bits):
     codes, factor = search_ranges(steps, largest, 16, moments)
     restored = codes * factor[:, None]
     power = [np.einsum("rk,kl,rl->r", rows, moments[0], rows) for rows in (steps, restored)]
-    np.testing.assert_allclose(*power, rtol=1e-4)
+    np.testing.assert_allclose(power[0], power[1], rtol=1e-4)
 
 
 def test_dead_filters_stay_as_they_are():
