@@ -246,8 +246,7 @@ def _loss_panel(axis: Any, model: str, rows: dict[Row, Score]) -> None:
     bars = axis.bar(range(len(shown)), heights, color=colours)
     texts = [f"{loss:.2f}\n{rows[row].sqnr_db:.1f} dB" for row, loss in zip(shown, losses, strict=True)]
     axis.bar_label(bars, texts, fontsize=7, padding=1)
-    names = ["ORT\n" + row.method if row.quantizer == ONNXRUNTIME else row.method.replace("-", "-\n") for row in shown]
-    axis.set_xticks(range(len(shown)), names, fontsize=7)
+    axis.set_xticks(range(len(shown)), list(map(_bar_name, shown)), fontsize=7)
     axis.axhspan(-100 / float_.images, 100 / float_.images, color="0.9", zorder=0, linewidth=0)
     axis.axhline(0, color="grey", linewidth=0.6)
     low, high = min(heights, default=0.0), max(heights, default=0.0)
@@ -255,11 +254,17 @@ def _loss_panel(axis: Any, model: str, rows: dict[Row, Score]) -> None:
     axis.set_ylim(min(low, -_LEAST_AXIS) - room * (low < 0), max(high, _LEAST_AXIS) + room)
     axis.set_ylabel("loss of top-1, points")
     axis.set_title(
-        f"{model}: FP32 {float_.top1:.2f} % of {float_.images:,} images (grey: one image); dB: SQNR of the output",
+        f"{model}: FP32 {float_.top1:.2f} % of {float_.images:,} images (grey: one image); bars end at {_HIGHEST_BAR:g}; dB: SQNR",
         fontsize=9,
         loc="left",
     )
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _bar_name(row: Row) -> str:
+    if row.quantizer == ONNXRUNTIME:
+        return f"onnxrt\n{row.method}"
+    return f"{row.method}\n(default)" if row == DEFAULT else row.method.replace("-", "-\n")
 
 
 def _bits_panel(axis: Any, rows: dict[Row, Score]) -> None:
