@@ -253,11 +253,8 @@ def _loss_panel(axis: Any, model: str, rows: dict[Row, Score]) -> None:
     room = 0.25 * max(high - low, 2 * _LEAST_AXIS)
     axis.set_ylim(min(low, -_LEAST_AXIS) - room * (low < 0), max(high, _LEAST_AXIS) + room)
     axis.set_ylabel("loss of top-1, points")
-    axis.set_title(
-        f"{model}: FP32 {float_.top1:.2f} % of {float_.images:,} images (grey: one image); bars end at {_HIGHEST_BAR:g}; dB: SQNR",
-        fontsize=9,
-        loc="left",
-    )
+    images = f"FP32 {float_.top1:.2f} % of {float_.images:,} images (grey: one image)"
+    axis.set_title(f"{model}: {images}; bars end at {_HIGHEST_BAR:g}; dB: SQNR", fontsize=9, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
 
 

@@ -10,11 +10,11 @@ a filter, and the inner product ``<a, b> = a M b``:
 M is the identity ("mse": the error of the weights) or the second moments of the filter's inputs ("output": the error of
 the layer's result, see :mod:`.moments`). Filters with one scale share their sums of products.
 
-Sources: the search is that of M. Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 3.1, and
-its equation 14 the error of the result. Step 2 is the correction of the variance in R. Banner et al., "Post training
-4-bit quantization of convolutional networks for rapid-deployment", NeurIPS 2019, section 2.3: the scale of the least
-error alone makes every filter smaller, by the part of its power that is lost, and that adds up from layer to layer,
-while errors without a preferred direction average out.
+Sources: the search is the usual one, as in M. Nagel et al., "A White Paper on Neural Network Quantization", 2021, and
+the error of the result the aim of the same authors' AdaRound. Step 2 is the bias correction, that of the variance, in
+R. Banner et al., "Post training 4-bit quantization of convolutional networks for rapid-deployment", NeurIPS 2019: the
+scale of the least error alone makes every filter smaller, by the part of its power that is lost, and that adds up from
+layer to layer, while errors without a preferred direction average out.
 """
 
 from __future__ import annotations
