@@ -28,6 +28,7 @@ def tiny_zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     zoo._quantize(tmp_path / "f", tmp_path / "tiny.onnx")
     monkeypatch.setattr(zoo, "model_path", lambda _name, _kind="qdq": tmp_path / "tiny.onnx")
     monkeypatch.setattr(exactness, "LIBRARIES", tmp_path / "libraries")
+    monkeypatch.setattr(exactness, "targets", lambda: ["llvm", "llvm-avx2"])
 
 
 def test_speed_and_accuracy_stand_in_one_row() -> None:
