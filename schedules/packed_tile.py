@@ -33,9 +33,9 @@ from .vectors import LANES, llvm_call
 DEPTH, VECTORS = 4, CHANNELS // LANES
 """Input channels of a product; vectors of sums a pixel."""
 
-MIN_PIXELS, MAX_PIXELS = packed_epilogue.PIXELS, 14
-"""Of a tile: the epilogue takes two at a time, and 28 sums, two weights and a broadcast fill 31 of 32 registers. Two
-slices take four weights: LLVM then broadcasts from memory, product by product."""
+MIN_PIXELS, MAX_PIXELS = packed_epilogue.PIXELS, {1: 14, 2: 6}
+"""Of a tile: the epilogue takes two at a time; at most, by slices: sums, two weights a slice and a broadcast stay in
+the 32 registers."""
 
 LATENCY_CYCLES, STEP_CYCLES, TILE_CYCLES, EPILOGUE_CYCLES = 5.0, 1.0, 20.0, 6.0
 """What a step takes at least, what its loop costs, what a tile costs besides, and the epilogue of a pixel's slice."""
@@ -61,19 +61,19 @@ class PackedTile(Template):
 
     def space(self, problem: Conv2d, dot: DotProduct) -> dict[str, tuple[int, ...]]:
         width, height = _row_pixels(problem), 1 if _is_flat(problem) else problem.output_size[0]
-        whole_rows = [rows * width for rows in range(2, min(MAX_PIXELS // width, height) + 1)]
+        whole_rows = [rows * width for rows in range(2, min(MAX_PIXELS[1] // width, height) + 1)]
         return {
-            "pixels": (*range(MIN_PIXELS, min(MAX_PIXELS, width) + 1), *whole_rows),
+            "pixels": (*range(MIN_PIXELS, min(MAX_PIXELS[1], width) + 1), *whole_rows),
             "slices": (1,) if _slices(problem) % 2 else (1, 2),
             "weights_first": (0, 1),
         }
 
     def admits(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> bool:
-        return knobs["pixels"] * knobs["slices"] <= MAX_PIXELS
+        return knobs["pixels"] <= MAX_PIXELS[knobs["slices"]]
 
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
         space = self.space(problem, dot)
-        tiles = [(p, s) for p in space["pixels"] for s in space["slices"] if p * s <= MAX_PIXELS]
+        tiles = [(p, s) for p in space["pixels"] for s in space["slices"] if p <= MAX_PIXELS[s]]
         pixels, slices = min(tiles, key=lambda tile: _estimate_cycles(problem, *tile))
         weight_bytes = _slices(problem) * CHANNELS * math.prod(problem.kernel) * problem.x_channels
         return {"pixels": pixels, "slices": slices, "weights_first": int(weight_bytes > L2_WEIGHT_BYTES)}
