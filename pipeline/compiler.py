@@ -22,6 +22,7 @@ from pipeline.passes.integer import lower_to_integer
 from pipeline.passes.integer.report import OperatorReport, Report
 from pipeline.passes.kernel_table import KernelTable
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
+from pipeline.passes.separate_constants import SeparateConstants
 from pipeline.runtime.manifest import Quantization, Signature, TensorInfo
 from pipeline.targets import DeployTarget
 from pipeline.tuning import RECORDS_FOLDER
@@ -92,8 +93,8 @@ def compile(
     tell("schedule", 0.35)
     module = run_phases(lowered.module, kernel_phases(deploy, found.configure), dump)
     tell("generate code", 0.5)
-    table = KernelTable()
-    executable = _generate_code(module, deploy, table)
+    table, constants = KernelTable(), SeparateConstants()
+    executable = _generate_code(module, deploy, table, constants)
     tell("link", 0.95)
     integer = sum(r.kind == INTEGER for r in lowered.reports)
     path = package(
@@ -113,6 +114,7 @@ def compile(
         },
         kernels=table.kernels(lowered.node_names),
         tuned_kernels=found.tuned,
+        constants=constants.arrays,
         input_alignment=input_alignment(module),
     )
     tell("done", 1.0)
@@ -186,11 +188,13 @@ def _refuse_float(reports: list[OperatorReport]) -> None:
         )
 
 
-def _generate_code(module: tvm.IRModule, target: DeployTarget, table: KernelTable) -> tvm.runtime.Executable:
+def _generate_code(
+    module: tvm.IRModule, target: DeployTarget, table: KernelTable, constants: SeparateConstants
+) -> tvm.runtime.Executable:
     tvm_target = target.tvm_target()
     try:
         with tvm_target, tvm.transform.PassContext(instruments=[table]):
-            return tvm.compile(module, target=tvm_target)
+            return tvm.compile(module, target=tvm_target, relax_pipeline=constants.pipeline())
     except Exception as error:  # TVM raises many types, none of which means anything to a user
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(f"code generation for {target.name} failed: {lines[-1]}") from error

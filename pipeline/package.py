@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 import pipeline
 from pipeline.errors import CompileError
-from pipeline.runtime.library import append_manifest, read_manifest, sha256_of
+from pipeline.runtime.library import append_constants, append_manifest, read_manifest, sha256_of
 from pipeline.runtime.manifest import Kernel, Manifest, Signature
 from pipeline.targets import DeployTarget
 
@@ -34,6 +36,7 @@ def package(
     options: Mapping[str, Any] | None = None,
     kernels: tuple[Kernel, ...] = (),
     tuned_kernels: int = 0,
+    constants: Sequence[NDArray[Any]] = (),
 ) -> Path:
     """Write the library to ``output`` and return its path.
 
@@ -41,7 +44,8 @@ def package(
     before. ``executable`` is what ``tvm.compile`` gives for a module whose ``main`` takes ``signature.inputs`` and
     returns a tensor, or a tuple for several ``signature.outputs``. ``options`` are JSON values for the reader;
     ``kernels`` are what the profiler needs to know, the calls in the order of execution; ``tuned_kernels`` of
-    them, equal ones counted once, have schedules that a search found.
+    them, equal ones counted once, have schedules that a search found. ``constants`` are what ``main`` takes after
+    the inputs.
 
     Raises:
         CompileError: there is no linker, linking failed, or ``output`` cannot be written.
@@ -51,6 +55,7 @@ def package(
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.so")
     try:
         _link(executable, partial, linker)
+        stored = append_constants(partial, constants)
         manifest = Manifest(
             model_file=Path(model_file).name,
             model_sha256=model_sha256,
@@ -64,6 +69,7 @@ def package(
             integer_operators=integer_operators,
             float_operators=float_operators,
             library_sha256=sha256_of(partial),
+            constants=stored,
             input_alignment=input_alignment,
             options=dict(options or {}),
             kernels=kernels,

@@ -1,17 +1,22 @@
-"""The library file: an ELF shared library, the manifest (JSON), its length (8 bytes, little-endian), a magic word.
+"""The library file: an ELF shared library, constants, the manifest (JSON), its length (8 bytes, little-endian), a magic
+word.
 
-The loader of the operating system ignores what follows the ELF part, so one file carries both.
+The loader of the operating system ignores what follows the ELF part, so one file carries all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import LibraryError
-from pipeline.runtime.manifest import Manifest
+from pipeline.runtime.manifest import CONSTANT_ALIGNMENT, ConstantInfo, Manifest
 
 MAGIC = b"OCTETLIB"
 _ELF = b"\x7fELF"
@@ -20,8 +25,19 @@ _MAX_MANIFEST = 16 << 20
 _CHUNK = 1 << 20
 
 
+def append_constants(path: Path, arrays: Sequence[npt.NDArray[Any]]) -> tuple[ConstantInfo, ...]:
+    """Write ``arrays`` (C order) after the ELF library at ``path``; returns where they are, for the manifest."""
+    found = []
+    with path.open("ab") as file:
+        for array in arrays:
+            file.write(bytes(-file.tell() % CONSTANT_ALIGNMENT))
+            found.append(ConstantInfo(file.tell(), array.shape, array.dtype.name))
+            file.write(np.ascontiguousarray(array).data)
+    return tuple(found)
+
+
 def append_manifest(path: Path, manifest: Manifest) -> None:
-    """Turn the ELF library at ``path`` into an Octet library, and see that it is on the disk."""
+    """Turn the ELF library at ``path``, with its constants, into an Octet library, and see that it is on the disk."""
     text = manifest.to_json().encode()
     with path.open("ab") as file:
         file.write(text + len(text).to_bytes(8, "little") + MAGIC)
@@ -72,6 +88,8 @@ def _read(file: BinaryIO, path: Path) -> Manifest:
         raise LibraryError(f"{path}: {error}") from None
     if _sha256(file, library_size) != manifest.library_sha256:
         raise LibraryError(f"{path} is damaged: its code is not what the manifest says; compile the model again")
+    if manifest.constants and manifest.constants[-1].end > library_size:
+        raise LibraryError(f"{path} is damaged: it ends before its constants do; compile the model again")
     return manifest
 
 

@@ -7,9 +7,11 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import LibraryError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the manifest and of the trailer that holds it. A reader refuses every other."""
 
 DTYPES = (
@@ -28,6 +30,9 @@ DTYPES = (
 )
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS = 4096, 32, 2**40
 MAX_KERNELS, MAX_COUNT = 65536, 2**62
+
+CONSTANT_ALIGNMENT = 64
+"""Bytes, in the file and in memory: a cache line, which kernels assume."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,21 @@ class Signature:
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
+class ConstantInfo:
+    """One constant that the library keeps apart from its code: where in the file it begins, and what it is."""
+
+    offset: int
+    """In bytes, a multiple of :data:`CONSTANT_ALIGNMENT`."""
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after it."""
+        return self.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -96,13 +116,15 @@ class Manifest:
     integer_operators: int
     float_operators: int
     library_sha256: str
-    """Of the ELF part of the file, that is of all that comes before the manifest."""
+    """Of the ELF part of the file and the constants, that is of all that comes before the manifest."""
+    constants: tuple[ConstantInfo, ...] = ()
+    """The last arguments of its code, in their order and in that of the file."""
     input_alignment: int = 64
     """In bytes: what the code may assume of the address of its inputs. The runtime copies an input that has less."""
     options: dict[str, Any] = field(default_factory=dict)
     """How it was compiled: JSON values by option name."""
     kernels: tuple[Kernel, ...] = ()
-    """Its calls of kernels, in the order of execution; none in a library from before there was this field."""
+    """Its calls of kernels, in the order of execution."""
     tuned_kernels: int = 0
     """Different kernels among them whose schedules come from the records of a search."""
 
@@ -131,8 +153,6 @@ class Manifest:
                 f"the library has format {found!r} and this runtime reads format {FORMAT}; "
                 "compile the model again, or install the version of Octet that compiled it"
             )
-        data.setdefault("kernels", [])
-        data.setdefault("tuned_kernels", 0)
         _check_keys(data, cls.__dataclass_fields__.keys(), "manifest")
         return cls(
             model_file=_string(data, "model_file"),
@@ -147,6 +167,7 @@ class Manifest:
             integer_operators=_integer(data, "integer_operators", 0, 2**31),
             float_operators=_integer(data, "float_operators", 0, 2**31),
             library_sha256=_sha256(data, "library_sha256"),
+            constants=_constants(data),
             input_alignment=_integer(data, "input_alignment", 1, 4096),
             options=_object(data, "options"),
             kernels=tuple(
@@ -214,16 +235,40 @@ def _tensor(data: Any, where: str) -> TensorInfo:
     if not isinstance(data, dict):
         raise _fail(f"{where} is not an object")
     _check_keys(data, TensorInfo.__dataclass_fields__.keys(), where)
+    shape, dtype = _shape(data, where), _dtype(data, where)
+    return TensorInfo(_string(data, "name"), shape, dtype, _quantization(data["quantization"], where))
+
+
+def _shape(data: dict[str, Any], where: str) -> tuple[int, ...]:
     sizes = _list(data, "shape")
     if len(sizes) > MAX_RANK:
         raise _fail(f"{where} has {len(sizes)} dimensions; {MAX_RANK} is the most")
     shape = tuple(_integer({f"{where}.shape": size}, f"{where}.shape", 0, MAX_ELEMENTS) for size in sizes)
     if math.prod(shape) > MAX_ELEMENTS:
         raise _fail(f"{where} has more than {MAX_ELEMENTS} elements")
+    return shape
+
+
+def _dtype(data: dict[str, Any], where: str) -> str:
     dtype = _string(data, "dtype")
     if dtype not in DTYPES:
         raise _fail(f"{where} has the unknown dtype {dtype!r:.40}")
-    return TensorInfo(_string(data, "name"), shape, dtype, _quantization(data["quantization"], where))
+    return dtype
+
+
+def _constants(data: dict[str, Any]) -> tuple[ConstantInfo, ...]:
+    found: list[ConstantInfo] = []
+    for i, entry in enumerate(_list(data, "constants")):
+        where = f"constants[{i}]"
+        if not isinstance(entry, dict):
+            raise _fail(f"{where} is not an object")
+        _check_keys(entry, ConstantInfo.__dataclass_fields__.keys(), where)
+        first = found[-1].end if found else 0
+        offset = _integer(entry, "offset", first, MAX_ELEMENTS)
+        if offset % CONSTANT_ALIGNMENT:
+            raise _fail(f"{where} begins at {offset}, no multiple of {CONSTANT_ALIGNMENT}")
+        found.append(ConstantInfo(offset, _shape(entry, where), _dtype(entry, where)))
+    return tuple(found)
 
 
 def _kernel(data: Any, where: str) -> Kernel:

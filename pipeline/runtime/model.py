@@ -15,6 +15,7 @@ import tvm_ffi
 from pipeline.errors import LibraryError
 from pipeline.runtime import cpu, threads, tvm_runtime
 from pipeline.runtime.arguments import by_position, checked
+from pipeline.runtime.constants import read_constants
 from pipeline.runtime.library import read_manifest
 from pipeline.runtime.manifest import Manifest, TensorInfo
 from pipeline.runtime.timing import Timing, measure
@@ -45,7 +46,8 @@ def load_several(path: str | os.PathLike[str], threads: int | None, count: int) 
     manifest = read_manifest(path)
     _check_cpu(path, manifest)
     tvm_runtime.check_versions(manifest)
-    return [Model(machine, manifest, threads) for machine in tvm_runtime.load_virtual_machines(path, count)]
+    machines = tvm_runtime.load_virtual_machines(path, read_constants(path, manifest.constants), count)
+    return [Model(machine, manifest, threads) for machine in machines]
 
 
 def _check_cpu(path: Path, manifest: Manifest) -> None:

@@ -8,10 +8,12 @@ import importlib.metadata
 import os
 import secrets
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import tvm_ffi
 
 from pipeline.errors import LibraryError
@@ -80,8 +82,10 @@ def check_versions(manifest: Manifest) -> None:
             )
 
 
-def load_virtual_machines(path: Path, count: int = 1) -> list[Any]:
-    """``count`` started virtual machines (``tvm_ffi.Module``) of the library at ``path``, which share its constants.
+def load_virtual_machines(path: Path, constants: Sequence[npt.NDArray[Any]] = (), count: int = 1) -> list[Any]:
+    """``count`` started virtual machines (``tvm_ffi.Module``) of the library at ``path``, which share ``constants``.
+
+    These become the last arguments of ``main``, which then takes the model's inputs.
 
     From here on its code runs.
 
@@ -99,6 +103,7 @@ def load_virtual_machines(path: Path, count: int = 1) -> list[Any]:
         cpu, device, pooled_allocator = 1, 0, 2
         for machine in machines:
             machine["vm_initialization"](cpu, device, pooled_allocator)
+            machine["save_function"]("main", "main", True, *map(tvm_ffi.from_dlpack, constants))
     except (RuntimeError, AttributeError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise LibraryError(f"cannot load {path}: {lines[0]}") from error

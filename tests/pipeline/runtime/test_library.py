@@ -76,7 +76,7 @@ def test_missing_file_and_folder(tmp_path):
 
 
 MANIFEST_DAMAGE: dict[str, tuple[Any, str]] = {
-    "format": (2, "has format 2 and this runtime reads format 1"),
+    "format": (1, "has format 1 and this runtime reads format 2"),
     "target": (None, "target is None"),
     "cpu_features": ([1], "cpu_features is 1"),
     "model_sha256": ("xyz", "64 hexadecimal"),
@@ -86,6 +86,7 @@ MANIFEST_DAMAGE: dict[str, tuple[Any, str]] = {
     "tuned_kernels": (-1, "tuned_kernels is -1"),
     "input_alignment": (0, "integer from 1"),
     "options": ([], "options is not an object"),
+    "constants": ([{"offset": 2**30, "shape": [1], "dtype": "int8"}], "it ends before its constants do"),
     "inputs": ({}, "inputs is not a list"),
     "outputs": ([{"name": "y"}], r"outputs\[0\] without dtype, quantization, shape"),
     "unexpected": (1, "with unknown unexpected"),
@@ -125,6 +126,26 @@ def test_tensor_of_manifest_is_checked(library, change):
         Manifest.from_json(json.dumps({**manifest, "inputs": [{**TENSOR, **change}]}))
     with pytest.raises(LibraryError, match="same name"):
         Manifest.from_json(json.dumps({**manifest, "inputs": [TENSOR, TENSOR]}))
+
+
+CONSTANT = {"offset": 128, "shape": [64], "dtype": "int8"}
+CONSTANT_DAMAGE = {
+    "not a cache line": [{**CONSTANT, "offset": 1}],
+    "one in another": [CONSTANT, {**CONSTANT, "offset": 128}],
+    "negative offset": [{**CONSTANT, "offset": -64}],
+    "dtype": [{**CONSTANT, "dtype": "object"}],
+    "shape": [{**CONSTANT, "shape": [-1]}],
+    "no object": [3],
+}
+
+
+@pytest.mark.parametrize("constants", CONSTANT_DAMAGE.values(), ids=CONSTANT_DAMAGE)
+def test_constant_of_manifest_is_checked(library, constants):
+    """Offsets out of order would make the runtime read another size than it takes apart."""
+    manifest = json.loads(parts(library)[1])
+    Manifest.from_json(json.dumps({**manifest, "constants": [CONSTANT]}))
+    with pytest.raises(LibraryError, match="manifest is not valid"):
+        Manifest.from_json(json.dumps({**manifest, "constants": constants}))
 
 
 def test_manifest_round_trip(libraries):

@@ -22,13 +22,6 @@ def test_round_trip():
     assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
 
 
-def test_library_from_before_there_was_a_table():
-    """It still runs; only the profiler refuses it."""
-    data = json.loads(MANIFEST.to_json())
-    del data["kernels"], data["tuned_kernels"]
-    assert Manifest.from_json(json.dumps(data)) == dataclasses.replace(MANIFEST, kernels=())
-
-
 DAMAGE = {
     "not a list": ({}, "kernels is not a list"),
     "not an object": ([1], r"kernels\[0\] is not an object"),
