@@ -3,18 +3,18 @@
 A dot product of bytes with AVX2 takes three instructions for 32 products (``vpmaddubsw`` to 16 bits, ``vpmaddwd`` by 1
 to 32 bits, ``vpaddd``), but its 16-bit sums saturate; with operands widened beforehand it takes four. Here the weights
 are cut at compile time into quads whose sums fit, most of them in pairs that share the last two instructions, so that
-32 products take about 2.7 (see :mod:`schedules.quad_packing`).
+32 products take about 2.7; the few that do not fit are widened (see :mod:`schedules.quad_packing`).
 
 The kernel walks such a list for a block of 8 output channels: each entry says where in the window, relative to the
-pixel, its four input channels are. A tile of neighbouring pixels stays in registers meanwhile. The activations are
-copied to a panel first, with the padding around them and once more in each other order of neighbours.
+pixel, its input channels are. A tile of neighbouring pixels stays in registers meanwhile. The activations are copied
+to a panel first, with the padding around them: as bytes in each order of neighbours, and widened to words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,15 @@ from .compute.conv2d import (
 from .intrinsics.x86 import DOT_PRODUCTS, DotProduct
 from .quad_packing import ORDERS, QUAD_BYTES, make_lists
 from .register_tile import divisors
-from .rows import fill, lanes, ramp, view
+from .rows import lanes, ramp, view
 from .template import Knobs, Template
 from .threads import MIN_PARALLEL_MACS
 
 QUADS = DOT_PRODUCTS["avxvnni"]
 """The shape of a quad: 8 output channels x 4 input channels."""
+
+LISTS = 3
+"""Lists of a block: pairs of quads, single quads, words."""
 
 MAX_PIXELS = 10
 """Sums of a tile, of 16 registers; the others hold two vectors of weights, a broadcast, a product and ones."""
@@ -52,39 +55,55 @@ MAX_PIXELS = 10
 PIXELS = 8
 """From here on a tile gains nothing: loads of weights are hidden behind the arithmetic."""
 
-PANEL_PIXELS = 28
-"""Output pixels of a panel at least, so that passing all weights from the L2 cache for it is cheap."""
+PANEL_BYTES = 32 * 1024
+"""Of the panel of a convolution of 1x1, which all channels of the result pass: it stays in the L1 cache."""
 
-MIN_PANELS = 12
-"""With fewer panels threads would wait for each other; then the image is copied first, and channels are shared out."""
+MIN_COLUMNS = 6
+"""Pixels of such a panel at least, of however many channels."""
+
+PANEL_PIXELS = 28
+"""Output pixels of any other panel at least, so that passing all weights from the L2 cache for it is cheap."""
+
+MAX_ROWS = 8
+"""Output rows of a panel at most: more save hardly any copying of the rows that neighbouring panels share."""
+
+MIN_TASKS = 12
+"""With fewer tasks threads would wait for each other."""
+
+L2_WEIGHTS = 5 * 2**18
+"""Larger weights are passed once, for all images together."""
 
 THIRD_PLANE_PRODUCTS = 128
 """Products of an activation from which on a third order of the activations saves more than its copy costs."""
 
 WHOLE = 0
-"""Rows of a panel that holds all images."""
+"""Rows of a panel that holds all images: it is copied first, and then blocks of channels are shared out to threads."""
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """Where the kernel reads activations.
+    """The copy of the activations: ``planes`` orders of bytes, and words.
 
     Attributes:
-        copied: whether they are copied; if not, the input itself serves.
-        rows: output rows that one panel serves.
-        input_rows, columns: rows and pixels of a row in the panel.
+        rows: output rows that it serves.
+        input_rows, columns: rows and pixels of a row in it.
         row_step, column_step: rows and pixels from one output to the next.
-        row_bytes, plane_bytes: of the panel.
+        row_elements: activations of a row.
+        images: that it holds.
     """
 
-    copied: bool
     rows: int
     input_rows: int
     columns: int
     row_step: int
     column_step: int
-    row_bytes: int
-    plane_bytes: int
+    row_elements: int
+    images: int
+
+    @property
+    def elements(self) -> int:
+        """Activations of a plane."""
+        return self.images * self.input_rows * self.row_elements
 
 
 class QuadList(Template):
@@ -104,22 +123,35 @@ class QuadList(Template):
 
     def space(self, problem: Conv2d, dot: DotProduct) -> dict[str, tuple[int, ...]]:
         oh, ow = problem.output_size
+        outputs = problem.n * oh * ow
+        blocks = padded_channels(problem.oc) // QUADS.lanes
         return {
-            "pixels": tuple(range(1, min(ow, MAX_PIXELS) + 1)),
-            "rows": (WHOLE, *divisors(oh, oh)),
+            "pixels": tuple(range(1, min(outputs, MAX_PIXELS) + 1)),
+            "columns": tuple(divisors(outputs, outputs)) if _is_pointwise(problem) else (ow,),
+            "rows": (WHOLE, *divisors(outputs, outputs)),
+            "groups": tuple(divisors(blocks, blocks)),
             "planes": tuple(range(1, len(ORDERS) + 1)),
         }
 
+    def admits(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> bool:
+        if knobs["rows"] == WHOLE:
+            return knobs["groups"] == 1
+        return _folded(problem, knobs["columns"]).output_size[0] % knobs["rows"] == 0
+
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
-        oh, ow = problem.output_size
-        pixels = -(-ow // -(-ow // PIXELS))
-        rows = next((r for r in divisors(oh, oh) if r * ow >= PANEL_PIXELS), oh)
-        panels = problem.n * oh // rows
-        planes = 3 if problem.oc // problem.groups * math.prod(problem.kernel) >= THIRD_PLANE_PRODUCTS else 2
-        return {"pixels": pixels, "rows": rows if panels >= MIN_PANELS else WHOLE, "planes": planes}
+        products = problem.oc // problem.groups * math.prod(problem.kernel)
+        planes = 3 if products >= THIRD_PLANE_PRODUCTS else 2
+        columns = _choose_columns(problem, planes) if _is_pointwise(problem) else problem.output_size[1]
+        rows = _choose_rows(_folded(problem, columns))
+        groups = 1
+        if rows != WHOLE:
+            blocks = padded_channels(problem.oc) // QUADS.lanes
+            parts = problem.n * math.prod(problem.output_size) // (rows * columns)
+            groups = next((g for g in divisors(blocks, blocks) if parts * g >= MIN_TASKS), blocks)
+        return {"pixels": _even(columns), "columns": columns, "rows": rows, "groups": groups, "planes": planes}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
-        return conv2d(problem, knobs["pixels"], knobs["rows"], knobs["planes"])
+        return conv2d(problem, knobs["pixels"], knobs["columns"], knobs["rows"], knobs["groups"], knobs["planes"])
 
     def constants(
         self, problem: Conv2d, dot: DotProduct, knobs: Knobs, arrays: Sequence[np.ndarray]
@@ -128,12 +160,12 @@ class QuadList(Template):
         packed = pack_weight(weight, problem, QUADS)
         blocks, kh, kw, depth = packed.shape[:4]
         lists = make_lists(packed.reshape(blocks, kh * kw * depth, *packed.shape[4:]), knobs["planes"])
-        panel = _panel(problem, knobs["rows"], knobs["planes"])
-        row, column, quad = np.unravel_index(lists.source, (kh, kw, depth))
+        panel = _panel(_folded(problem, knobs["columns"]), knobs["rows"])
+        row, column, channel = np.unravel_index(lists.channel, (kh, kw, depth * QUADS.depth))
         span = channel_span(problem, QUADS)
-        first = np.repeat([int(span.start(block)) for block in range(blocks)], np.diff(lists.starts[::2]))
-        offsets = lists.plane * panel.plane_bytes + row * problem.dilation[0] * panel.row_bytes
-        offsets += column * problem.dilation[1] * problem.x_channels + quad * QUADS.depth + first
+        first = np.repeat([int(span.start(block)) for block in range(blocks)], np.diff(lists.starts[::LISTS]))
+        offsets = lists.plane * panel.elements + row * problem.dilation[0] * panel.row_elements
+        offsets += column * problem.dilation[1] * problem.x_channels + channel + first
         return [
             lists.weights,
             offsets.astype(np.int32),
@@ -142,113 +174,149 @@ class QuadList(Template):
         ]
 
 
-def _panel(problem: Conv2d, rows: int, planes: int) -> _Panel:
+def _even(columns: int) -> int:
+    """Pixels of the fewest tiles that make up a row, as even as can be."""
+    return -(-columns // -(-columns // PIXELS))
+
+
+def _choose_columns(problem: Conv2d, planes: int) -> int:
+    """Pixels of the panels of a convolution of 1x1."""
+    outputs = problem.n * math.prod(problem.output_size)
+    most = max(2 * outputs // MIN_TASKS, MIN_COLUMNS)
+    enough = [c for c in divisors(outputs, most) if c >= MIN_COLUMNS] or [outputs]
+    fitting = [c for c in enough if c * problem.x_channels * (planes + 2) <= PANEL_BYTES] or enough[:1]
+    return min(fitting, key=lambda c: (-(-c // PIXELS) / c, -c))
+
+
+def _choose_rows(problem: Conv2d) -> int:
+    """Output rows of a panel."""
+    oh, ow = problem.output_size
+    if problem.oc * problem.ic // problem.groups * math.prod(problem.kernel) > L2_WEIGHTS:
+        return WHOLE
+    if problem.kernel == (1, 1):
+        return 1
+    allowed = [r for r in divisors(oh, MAX_ROWS) if problem.n * oh // r >= MIN_TASKS]
+    enough = [r for r in allowed if r * ow >= PANEL_PIXELS]
+    return max(enough, default=WHOLE)
+
+
+def _is_pointwise(problem: Conv2d) -> bool:
+    return problem.kernel == problem.strides == (1, 1) and not any(problem.padding)
+
+
+def _folded(problem: Conv2d, columns: int) -> Conv2d:
+    """The same convolution with rows of ``columns`` outputs."""
+    oh, ow = problem.output_size
+    if columns == ow:
+        return problem
+    return replace(problem, n=1, h=problem.n * oh * ow // columns, w=columns)
+
+
+def _panel(problem: Conv2d, rows: int) -> _Panel:
     oh, ow = problem.output_size
     (kh, kw), (sh, sw), (dh, dw) = problem.kernel, problem.strides, problem.dilation
-    rows = rows or oh
-    if planes == 1 and not any(problem.padding):
-        row_bytes = problem.w * problem.x_channels
-        return _Panel(False, rows, problem.h, problem.w, sh, sw, row_bytes, problem.n * problem.h * row_bytes)
     row_step, column_step = (1 if kh == 1 else sh), (1 if kw == 1 else sw)
-    input_rows = (rows - 1) * row_step + (kh - 1) * dh + 1
+    input_rows = ((rows or oh) - 1) * row_step + (kh - 1) * dh + 1
     columns = (ow - 1) * column_step + (kw - 1) * dw + 1
-    row_bytes = columns * problem.x_channels
-    return _Panel(True, rows, input_rows, columns, row_step, column_step, row_bytes, input_rows * row_bytes)
+    images = problem.n if rows == WHOLE else 1
+    return _Panel(rows or oh, input_rows, columns, row_step, column_step, columns * problem.x_channels, images)
 
 
-def conv2d(problem: Conv2d, pixels: int, rows: int, planes: int) -> tvm.tirx.PrimFunc:
+def conv2d(problem: Conv2d, pixels: int, columns: int, rows: int, groups: int, planes: int) -> tvm.tirx.PrimFunc:
     """The scheduled convolution. Arguments: x, weights, offsets, starts (see ``quad_packing``), bias, multiplier,
     [window_sum, weight_zero_point], the stages' operands, result."""
-    panel = _panel(problem, rows, planes)
+    given, problem = problem, _folded(problem, columns)
+    panel = _panel(problem, rows)
     oh, ow = problem.output_size
     channels = padded_channels(problem.oc)
     blocks = channels // QUADS.lanes
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             builder.func_name("main")
-            quads = tirx.Var("quads", "int32")
-            stored = builder.arg("x", T.Buffer((problem.n, problem.h, problem.w, problem.x_channels), "uint8"))
-            weights = builder.arg("weights", T.Buffer((quads, QUAD_BYTES), "int8"))
-            offsets = builder.arg("offsets", T.Buffer((quads,), "int32"))
-            starts = builder.arg("starts", T.Buffer((2 * blocks + 1,), "int32"))
-            extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in epilogue_arguments(problem)]
-            result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
+            entries = tirx.Var("entries", "int32")
+            stored = builder.arg("x", T.Buffer((given.n, given.h, given.w, given.x_channels), "uint8"))
+            weights = builder.arg("weights", T.Buffer((entries, QUAD_BYTES), "int8"))
+            offsets = builder.arg("offsets", T.Buffer((entries,), "int32"))
+            starts = builder.arg("starts", T.Buffer((LISTS * blocks + 1,), "int32"))
+            extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in epilogue_arguments(given)]
+            result = builder.arg("result", T.Buffer((given.n, *given.output_size, channels), given.result_dtype))
             builder.func_attr({"tirx.noalias": True})
+            extra = [
+                view(buffer, shape) for buffer, (_, shape, _) in zip(extra, epilogue_arguments(problem), strict=True)
+            ]
+            result = view(result, (problem.n, oh, ow, channels))
             x = view(stored, (problem.n, problem.h, problem.w * problem.x_channels))
             loop = builder.parallel if problem.macs >= MIN_PARALLEL_MACS else builder.serial
             lists = weights, offsets, starts
-            panel_shape = (planes, panel.input_rows, panel.row_bytes)
-            if rows == WHOLE or not panel.copied:
-                images = builder.alloc_buffer((problem.n, *panel_shape), "uint8") if panel.copied else x
-                if panel.copied:
-                    with loop(0, problem.n * panel.input_rows) as row:
-                        image = row // panel.input_rows
-                        _copy_row(
-                            problem, panel, x, image, tirx.const(0, "int32"), row % panel.input_rows, images, (image,)
-                        )
-                flat = _flat(images)
+            image_rows = panel.input_rows * panel.row_elements
             if rows == WHOLE:
-                image_bytes = (planes if panel.copied else 1) * panel.input_rows * panel.row_bytes
+                copies = _copies(panel, planes)
+                with loop(0, problem.n * panel.input_rows) as row:
+                    image = row // panel.input_rows
+                    _copy_row(problem, panel, x, image, tirx.const(0, "int32"), row % panel.input_rows, copies, row)
                 with loop(0, blocks) as block:
                     sums = builder.alloc_buffer((pixels * QUADS.lanes,), "int32", scope="local")
                     with builder.serial(0, problem.n) as image, builder.serial(0, oh) as y:
-                        base = image * image_bytes + y * panel.row_step * panel.row_bytes
-                        _row(problem, panel, pixels, flat, base, lists, sums, block, extra, result, image, y)
+                        base = image * image_rows + y * panel.row_step * panel.row_elements
+                        _row(problem, panel, pixels, copies, base, lists, sums, block, extra, result, image, y)
             else:
-                with loop(0, problem.n * (oh // rows)) as part:
+                with loop(0, problem.n * (oh // rows) * groups) as task:
                     sums = builder.alloc_buffer((pixels * QUADS.lanes,), "int32", scope="local")
+                    copies = _copies(panel, planes)
+                    part = task // groups
                     image, first = part // (oh // rows), part % (oh // rows) * rows
-                    if panel.copied:
-                        copy = builder.alloc_buffer(panel_shape, "uint8")
-                        with builder.serial(0, panel.input_rows) as row:
-                            _copy_row(problem, panel, x, image, first, row, copy, ())
-                        flat = _flat(copy)
-                    with builder.serial(0, blocks) as block, builder.serial(0, rows) as y:
-                        if panel.copied:
-                            base = y * panel.row_step * panel.row_bytes
-                        else:
-                            base = (image * problem.h + (first + y) * panel.row_step) * panel.row_bytes
-                        _row(problem, panel, pixels, flat, base, lists, sums, block, extra, result, image, first + y)
+                    with builder.serial(0, panel.input_rows) as row:
+                        _copy_row(problem, panel, x, image, first, row, copies, row)
+                    with builder.serial(0, rows) as y, builder.serial(0, blocks // groups) as member:
+                        block = task % groups * (blocks // groups) + member
+                        base = y * panel.row_step * panel.row_elements
+                        _row(problem, panel, pixels, copies, base, lists, sums, block, extra, result, image, first + y)
         return ib.get()
 
 
-def _flat(buffer: Any) -> Any:
-    return view(buffer, (math.prod(int(d) for d in buffer.shape),))
+def _copies(panel: _Panel, planes: int) -> tuple[Any, Any]:
+    """The planes of bytes, one after the other, and the words."""
+    return (
+        builder.alloc_buffer((planes * panel.elements,), "uint8"),
+        builder.alloc_buffer((panel.elements,), "uint16"),
+    )
 
 
 def _copy_row(
-    problem: Conv2d, panel: _Panel, x: Any, image: Expr, first: Expr, row: Expr, copy: Any, lead: tuple[Expr, ...]
+    problem: Conv2d,
+    panel: _Panel,
+    x: Any,
+    image: Expr,
+    first: Expr,
+    row: Expr,
+    copies: tuple[Any, Any],
+    copied_row: Expr,
 ) -> None:
-    """Row ``row`` of the panel for the outputs from row ``first`` on, in every plane."""
+    """Row ``row`` of the panel for the outputs from row ``first`` on, to row ``copied_row`` of every copy."""
     channels = problem.x_channels
-    planes = int(copy.shape[len(lead)])
     top, left = problem.padding[:2]
     step = problem.strides[0]
     y = (first + row) * step - top if panel.row_step != step else first * step + row - top
     outside = tirx.const(problem.x_zero_point, "uint8")
+    begin = copied_row * panel.row_elements
 
-    def pad(start: int, count: int) -> None:
-        for plane in range(planes):
-            fill(copy, (*lead, plane, row), start * channels, count * channels, lambda _at, size: lanes(outside, size))
+    def pad(start: Expr | int, count: int) -> None:
+        _pieces(count, lambda at, size: _store(panel, copies, begin + start + at, lanes(outside, size), size))
 
     def move(target: Expr | int, source: Expr | int, count: int) -> None:
-        start = 0
-        for size in (QUAD_BYTES, QUAD_BYTES // 2, QUAD_BYTES // 4, QUADS.depth):
-            moves = (count - start) // size
-            with builder.serial(0, moves) as i:
-                value = builder.bind(x[image, y, ramp(source + start + i * size, size)])
-                at = ramp(target + start + i * size, size)
-                for plane in range(planes):
-                    builder.buffer_store(copy, _reordered(value, plane, size), [*lead, plane, row, at])
-            start += moves * size
+        def piece(at: Expr, size: int) -> None:
+            value = builder.bind(x[image, y, ramp(source + at, size)])
+            _store(panel, copies, begin + target + at, value, size)
+
+        _pieces(count, piece)
 
     with builder.If(tirx.all(y >= 0, y < problem.h)):
         with builder.Then():
             if panel.column_step == problem.strides[1]:
                 inside = min(problem.w, panel.columns - left)
-                pad(0, left)
+                pad(0, left * channels)
                 move(left * channels, 0, inside * channels)
-                pad(left + inside, panel.columns - left - inside)
+                pad((left + inside) * channels, (panel.columns - left - inside) * channels)
             else:
                 with builder.serial(0, panel.columns) as column:
                     source = column * problem.strides[1] - left
@@ -256,16 +324,27 @@ def _copy_row(
                         with builder.Then():
                             move(column * channels, source * channels, channels)
                         with builder.Else():
-                            for plane in range(planes):
-                                fill(
-                                    copy,
-                                    (*lead, plane, row),
-                                    column * channels,
-                                    channels,
-                                    lambda _at, size: lanes(outside, size),
-                                )
+                            pad(column * channels, channels)
         with builder.Else():
-            pad(0, panel.columns)
+            pad(0, panel.row_elements)
+
+
+def _pieces(count: int, piece: Callable[[Expr, int], None]) -> None:
+    """Call ``piece(start, size)`` for vectors of 32, 16, 8 and 4 elements that make up ``count``."""
+    start = 0
+    for size in (QUAD_BYTES, QUAD_BYTES // 2, QUAD_BYTES // 4, QUADS.depth):
+        pieces = (count - start) // size
+        with builder.serial(0, pieces) as i:
+            piece(start + i * size, size)
+        start += pieces * size
+
+
+def _store(panel: _Panel, copies: tuple[Any, Any], at: Expr, value: Expr, size: int) -> None:
+    """``value`` to every plane of bytes, and to the words."""
+    planes, words = copies
+    for plane in range(int(planes.shape[0]) // panel.elements):
+        builder.buffer_store(planes, _reordered(value, plane, size), [ramp(at + plane * panel.elements, size)])
+    builder.buffer_store(words, value.astype(f"uint16x{size}"), [ramp(at, size)])
 
 
 def _reordered(value: Expr, plane: int, size: int) -> Expr:
@@ -281,7 +360,7 @@ def _row(
     problem: Conv2d,
     panel: _Panel,
     pixels: int,
-    activations: Any,
+    copies: tuple[Any, Any],
     base: Expr,
     lists: tuple[Any, Any, Any],
     sums: Any,
@@ -297,19 +376,17 @@ def _row(
     step = panel.column_step * problem.x_channels
     if full:
         with builder.serial(0, full) as tile:
-            _tile(
-                problem, step, pixels, activations, base, lists, sums, block, extra, result, (image, y, tile * pixels)
-            )
+            _tile(problem, step, pixels, copies, base, lists, sums, block, extra, result, (image, y, tile * pixels))
     if remainder:
         start = tirx.const(full * pixels, "int32")
-        _tile(problem, step, remainder, activations, base, lists, sums, block, extra, result, (image, y, start))
+        _tile(problem, step, remainder, copies, base, lists, sums, block, extra, result, (image, y, start))
 
 
 def _tile(
     problem: Conv2d,
     step: int,
     pixels: int,
-    activations: Any,
+    copies: tuple[Any, Any],
     base: Expr,
     lists: tuple[Any, Any, Any],
     sums: Any,
@@ -319,28 +396,41 @@ def _tile(
     at: tuple[Expr, Expr, Expr],
 ) -> None:
     weights, offsets, starts = lists
+    planes, words = copies
     image, y, column = at
     first = builder.bind(base + column * step)
     for p in range(pixels):
         builder.buffer_store(sums, tirx.Broadcast(tirx.const(0, "int32"), QUADS.lanes), [_lanes_of(p)])
 
-    def accumulate(quad: Expr, together: int) -> None:
-        taps = [builder.bind(weights[quad + i, tirx.Ramp(0, 1, QUAD_BYTES)]) for i in range(together)]
-        places = [builder.bind(first + offsets[quad + i]) for i in range(together)]
+    def accumulate(
+        entry: Expr, count: int, products: Callable[[Expr, Expr], Expr], finish: Callable[[Expr], Expr]
+    ) -> None:
+        taps = [builder.bind(weights[entry + i, tirx.Ramp(0, 1, QUAD_BYTES)]) for i in range(count)]
+        places = [builder.bind(first + offsets[entry + i]) for i in range(count)]
         for p in range(pixels):
-            products: Expr | None = None
-            for tap, place in zip(taps, places, strict=True):
-                four = tirx.reinterpret("int32", activations[tirx.Ramp(place + p * step, 1, QUADS.depth)])
-                spread = tirx.reinterpret(f"uint8x{QUAD_BYTES}", tirx.Broadcast(four, QUADS.lanes))
-                product = _call("llvm.x86.avx2.pmadd.ub.sw", "int16x16", spread, tap)
-                products = product if products is None else products + product
-            wide = _call("llvm.x86.avx2.pmadd.wd", "int32x8", products, tirx.Broadcast(tirx.const(1, "int16"), 16))
-            builder.buffer_store(sums, sums[_lanes_of(p)] + wide, [_lanes_of(p)])
+            total = products(places[0] + p * step, taps[0])
+            for place, tap in zip(places[1:], taps[1:], strict=True):
+                total = total + products(place + p * step, tap)
+            builder.buffer_store(sums, sums[_lanes_of(p)] + finish(total), [_lanes_of(p)])
 
-    with builder.serial(0, (starts[2 * block + 1] - starts[2 * block]) // 2) as pair:
-        accumulate(starts[2 * block] + 2 * pair, 2)
-    with builder.serial(0, starts[2 * block + 2] - starts[2 * block + 1]) as single:
-        accumulate(starts[2 * block + 1] + single, 1)
+    def of_bytes(place: Expr, tap: Expr) -> Expr:
+        spread = _spread(planes[tirx.Ramp(place, 1, QUADS.depth)], "uint8x32")
+        return _call("llvm.x86.avx2.pmadd.ub.sw", "int16x16", spread, tap)
+
+    def of_words(place: Expr, tap: Expr) -> Expr:
+        spread = _spread(words[tirx.Ramp(place, 1, QUADS.depth // 2)], "int16x16")
+        return _call("llvm.x86.avx2.pmadd.wd", "int32x8", spread, tirx.reinterpret("int16x16", tap))
+
+    def widened(total: Expr) -> Expr:
+        return _call("llvm.x86.avx2.pmadd.wd", "int32x8", total, tirx.Broadcast(tirx.const(1, "int16"), 16))
+
+    pairs, singles, wide, end = [builder.bind(starts[LISTS * block + i]) for i in range(LISTS + 1)]
+    with builder.serial(0, (singles - pairs) // 2) as i:
+        accumulate(pairs + 2 * i, 2, of_bytes, widened)
+    with builder.serial(0, wide - singles) as i:
+        accumulate(singles + i, 1, of_bytes, widened)
+    with builder.serial(0, (end - wide) // 2) as i:
+        accumulate(wide + 2 * i, 2, of_words, lambda total: total)
     channel = block * QUADS.lanes
     if byte_epilogue.supports(problem):
         byte_epilogue.store(problem, extra, sums, pixels, at, channel, result)
@@ -349,6 +439,11 @@ def _tile(
         with builder.vectorized(0, QUADS.lanes) as lane:
             value = epilogue(problem, extra, sums[p * QUADS.lanes + lane], (image, y, column + p), channel + lane)
             builder.buffer_store(result, value, [image, y, column + p, channel + lane])
+
+
+def _spread(group: Expr, dtype: str) -> Expr:
+    """32 bits of activations for all 8 output channels."""
+    return tirx.reinterpret(dtype, tirx.Broadcast(tirx.reinterpret("int32", group), QUADS.lanes))
 
 
 def _lanes_of(pixel: int) -> Expr:

@@ -6,7 +6,7 @@ add up to more than 128 (255 * 128 < 2**15). That leaves a choice, which is made
 
 1. Of four input channels either 0 and 1, 0 and 2, or 0 and 3 are neighbours: each way is a plane of the activations,
    which holds the same bytes in another order. The quad takes a plane in which its sums fit.
-2. Where none fits, the larger weight of each offending pair is cut, and the rest becomes a quad of its own.
+2. Where none fits, the quad becomes two vectors of 16-bit weights for two input channels each, for ``vpmaddwd``.
 3. Two quads whose 16-bit sums fit even together are paired: they share the widening to 32 bits. Quads with large
    weights find partners among those with small ones.
 4. Quads without a weight are left out.
@@ -40,42 +40,52 @@ _NEVER = 65
 
 @dataclass(frozen=True)
 class QuadLists:
-    """The quads of each block of 8 output channels, pairs before singles.
+    """The weights of each block of 8 output channels: quads in pairs, single quads, and quads as words.
 
     Attributes:
-        weights: (quads, 32) int8; the two quads of a pair follow each other.
-        plane, source: (quads,) plane that the quad reads, and its index among the quads of the block.
-        starts: (2 * blocks + 1,) first quad of each block's pairs and of its singles, alternating, and the end.
+        weights: (entries, 32) int8; the two quads of a pair follow each other. A quad as words takes two entries, each
+            8 output channels x 2 input channels of int16.
+        plane: (entries,) plane that the quad reads; 0 for words.
+        channel: (entries,) its first input channel, counted through all quads of the block.
+        starts: (3 * blocks + 1,) first entry of each block's pairs, single quads and words, in turns, and the end.
     """
 
     weights: NDArray[np.int8]
     plane: NDArray[np.int64]
-    source: NDArray[np.int64]
+    channel: NDArray[np.int64]
     starts: NDArray[np.int32]
 
 
 def make_lists(quads: NDArray[np.int8], planes: int) -> QuadLists:
     """The lists for weights of shape (blocks, quads, 8, 4), using the first ``planes`` of :data:`ORDERS`."""
-    entries, source, exists = _split(quads.astype(np.int16), planes)
-    sums = np.stack([_sums(entries, plane) for plane in range(planes)], axis=-2)
-    partner, plane, partner_plane = _match(sums, exists)
+    sums = np.stack([_sums(quads.astype(np.int16), plane) for plane in range(planes)], axis=-2)
+    fits: NDArray[np.bool_] = np.any(np.all(sums <= LIMIT, axis=-1), axis=-1)
+    exists: NDArray[np.bool_] = np.any(quads, axis=(-2, -1))
+    partner, plane, partner_plane = _match(sums, fits & exists)
     lightest = sums.max(axis=-1).argmin(axis=-1)
-    weights, planes_of, sources, starts = [], [], [], [0]
-    for block in range(len(entries)):
+    weights, planes_of, channels, starts = [], [], [], [0]
+    for block in range(len(quads)):
         first = np.flatnonzero(partner[block] > np.arange(partner.shape[1]))
         second = partner[block, first]
-        single = np.flatnonzero(exists[block] & (partner[block] < 0))
+        single = np.flatnonzero(fits[block] & exists[block] & (partner[block] < 0))
+        wide = np.flatnonzero(~fits[block])
         order = np.concatenate([np.stack([first, second], axis=1).reshape(-1), single])
         pair_planes = np.stack([plane[block, first], partner_plane[block, first]], axis=1).reshape(-1)
         order_planes = np.concatenate([pair_planes, lightest[block, single]])
-        lanes = np.take_along_axis(entries[block, order], ORDERS[order_planes][:, None, :], axis=-1)
-        weights.append(lanes.reshape(-1, QUAD_BYTES).astype(np.int8))
-        planes_of.append(order_planes)
-        sources.append(source[block, order])
-        starts += [starts[-1] + 2 * len(first), starts[-1] + len(order)]
+        lanes = np.take_along_axis(quads[block, order], ORDERS[order_planes][:, None, :], axis=-1)
+        weights += [lanes.reshape(-1, QUAD_BYTES), _words(quads[block, wide])]
+        planes_of += [order_planes, np.zeros(2 * len(wide), np.int64)]
+        channels += [4 * order, np.add.outer(4 * wide, [0, 2]).reshape(-1)]
+        starts += [starts[-1] + n for n in (2 * len(first), len(order), len(order) + 2 * len(wide))]
     return QuadLists(
-        np.concatenate(weights), np.concatenate(planes_of), np.concatenate(sources), np.array(starts, np.int32)
+        np.concatenate(weights), np.concatenate(planes_of), np.concatenate(channels), np.array(starts, np.int32)
     )
+
+
+def _words(quads: NDArray[np.int8]) -> NDArray[np.int8]:
+    """(n, 8, 4) weights to (2 n, 32): the first two input channels as int16, then the other two."""
+    halves = quads.reshape(-1, 8, 2, 2).transpose(0, 2, 1, 3).astype("<i2")
+    return np.ascontiguousarray(halves).view(np.int8).reshape(-1, QUAD_BYTES)
 
 
 def _sums(quads: NDArray[np.int16], plane: int) -> NDArray[np.uint8]:
@@ -83,34 +93,6 @@ def _sums(quads: NDArray[np.int16], plane: int) -> NDArray[np.uint8]:
     pairs = quads[..., ORDERS[plane]].reshape(*quads.shape[:-2], 16, 2)
     positive, negative = np.maximum(pairs, 0).sum(axis=-1), -np.minimum(pairs, 0).sum(axis=-1)
     return np.minimum(np.concatenate([positive, negative], axis=-1), 255).astype(np.uint8)
-
-
-def _split(quads: NDArray[np.int16], planes: int) -> tuple[NDArray[np.int16], NDArray[np.int64], NDArray[np.bool_]]:
-    """Cut the weights that fit no plane. Returns quads, the index that each was made from, and which ones exist."""
-    fits = [(_sums(quads, plane) <= LIMIT).all(axis=-1) for plane in range(planes)]
-    offending = ~np.logical_or.reduce(fits)
-    rest = np.where(offending[..., None, None], quads - _cut(quads), 0)
-    count, block_quads = offending.sum(axis=1), quads.shape[1]
-    entries = np.zeros((len(quads), block_quads + int(count.max(initial=0)), 8, 4), np.int16)
-    source = np.zeros(entries.shape[:2], np.int64)
-    entries[:, :block_quads] = quads - rest
-    source[:, :block_quads] = np.arange(block_quads)
-    for block in np.flatnonzero(count):
-        where = np.flatnonzero(offending[block])
-        entries[block, block_quads : block_quads + len(where)] = rest[block, where]
-        source[block, block_quads : block_quads + len(where)] = where
-    exists: NDArray[np.bool_] = np.any(entries, axis=(-2, -1))
-    return entries, source, exists
-
-
-def _cut(quads: NDArray[np.int16]) -> NDArray[np.int16]:
-    """``quads`` with the larger weight of each pair in plane 0 reduced until the pair fits."""
-    pairs = quads.reshape(*quads.shape[:-1], 2, 2).copy()
-    excess = np.maximum(np.abs(pairs.sum(axis=-1)) - LIMIT, 0) * (pairs.prod(axis=-1) > 0)
-    larger = np.abs(pairs).argmax(axis=-1)[..., None]
-    weight = np.take_along_axis(pairs, larger, axis=-1)
-    np.put_along_axis(pairs, larger, weight - np.sign(weight) * excess[..., None], axis=-1)
-    return pairs.reshape(quads.shape)
 
 
 def _match(
