@@ -4,7 +4,8 @@ A tile of sums covers up to 16 neighbouring output pixels and 16 output channels
 registers together with two tiles of pixels and two of weights. The reduction runs over rows of the window: in the
 stored layout the pixels and channels of one row lie side by side, so that a step takes 64 bytes whatever the number of
 channels. The last step of a row starts 64 bytes before its end, with zero weights where it overlaps; the last tile of
-an image row likewise computes some pixels twice. Nothing is read or written outside.
+an image row likewise computes some pixels twice. Where rows are short, tiles go on into the next one, and what they
+compute of the padding between is dropped. Nothing is read or written outside.
 
 The sums pass through a buffer in the L1 cache to the epilogue: that of :mod:`schedules.packed_epilogue` where it
 applies, between the products of the next sums; else one on vectors of 16 channels, at once.
@@ -32,14 +33,15 @@ from .matrix_plan import (
     TILE_BYTES,
     TILE_ROWS,
     Plan,
+    TilePixels,
     first_channel,
     in_slices,
     pack_weight,
     plan_of,
-    tile_starts,
+    tile_pixels,
     weight_bytes,
 )
-from .rows import view
+from .rows import view, where
 from .surround import surrounded
 from .template import Knobs, Template
 
@@ -195,20 +197,20 @@ def _tiles(
             first, end = share * groups // shares, (share + 1) * groups // shares
             with builder.serial(0, end - first) as step:
                 group = first + step
-                starts = tile_starts(problem, plan, image_width, group)
-                pixels = [image_pixel for image_pixel, _ in starts]
+                tiles = tile_pixels(problem, plan, image_width, group)
+                starts = [tile.image for tile in tiles]
                 first_use = tirx.all(step == 0, share == 0) if weights_first else step == 0
-                _accumulate(problem, plan, image, image_width, weight, pixels, part, first_use, extra[0], pending)
+                _accumulate(problem, plan, image, image_width, weight, starts, part, first_use, extra[0], pending)
                 for slot in range(plan.pixel_tiles * plan.channel_tiles):
                     address = T.address_of(sums[slot, 0, 0])
                     _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
                 if pending:
                     pending.set(part, group)
-                for k, (_, pixel) in enumerate([] if pending else starts):
+                for k, tile in enumerate([] if pending else tiles):
                     for b in range(plan.channel_tiles):
                         slot = k * plan.channel_tiles + b
                         channel = first_channel(problem, plan, part) + b * LANES
-                        _epilogue(problem, plan, sums, slot, pixel, channel, extra, result)
+                        _epilogue(problem, plan, sums, slot, tile, channel, extra, result)
         if pending:
             pending.finish()
         _intrinsic("tilerelease")
@@ -269,12 +271,14 @@ def _accumulate(
 
 
 def _epilogue(
-    problem: Conv2d, plan: Plan, sums: Any, slot: int, pixel: Expr, channel: Expr, extra: list[Any], result: Any
+    problem: Conv2d, plan: Plan, sums: Any, slot: int, tile: TilePixels, channel: Expr, extra: list[Any], result: Any
 ) -> None:
     zero = tirx.const(0, "int32")
-    with builder.serial(0, plan.pixels) as row, builder.vectorized(0, LANES) as lane:
-        value = epilogue(problem, extra, sums[slot, row, lane], (zero, zero, pixel + row), channel + lane)
-        builder.buffer_store(result, value, [0, 0, pixel + row, channel + lane])
+    with builder.serial(0, plan.pixels) as row:
+        pixel, inside = tile.in_result(row)
+        with where(inside), builder.vectorized(0, LANES) as lane:
+            value = epilogue(problem, extra, sums[slot, row, lane], (zero, zero, pixel), channel + lane)
+            builder.buffer_store(result, value, [0, 0, pixel, channel + lane])
 
 
 class _Pending:
@@ -313,8 +317,9 @@ class _Pending:
         epilogue = packed_epilogue.PackedEpilogue(
             self._problem, part, first_channel(self._problem, plan, part), multiplier, self._result, *residual
         )
-        starts = tile_starts(self._problem, plan, self._image_width, group)
+        tiles = tile_pixels(self._problem, plan, self._image_width, group)
         with builder.serial(0, pairs) as pair:
             row = tirx.min((first_pair + pair) * packed_epilogue.PIXELS, plan.pixels - packed_epilogue.PIXELS)
-            for k, (_, pixel) in enumerate(starts):
-                epilogue.store_pair(self._sums, k * plan.channel_tiles, row, pixel + row)
+            for k, tile in enumerate(tiles):
+                pixels = [tile.in_result(row + i) for i in range(packed_epilogue.PIXELS)]
+                epilogue.store_pair(self._sums, k * plan.channel_tiles, row, pixels)

@@ -15,22 +15,30 @@ TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
 """A tile register has 16 rows of 64 bytes: 16 int32 sums, or 16 channels of 4 weights."""
 
 
+FEWER_TILES = 0.8
+"""Tiles that go through the padding store pixel by pixel: worth it where they are at most so many of the others."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a convolution is cut into tiles.
 
     Attributes:
         flat: the image is one row of pixels (1x1, no stride, no padding).
+        pitch: pixels from an output row to the next where tiles go on from one row to the next, through the padding
+            between them; None where they end with the row.
         runs: (rows, columns) of the window that are separate runs of bytes; columns is 1 where a row is one run.
         run_bytes, step_bytes, steps: length of a run, of one step, and steps a run.
         pixels: rows of a tile of sums.
-        tiles_a_row, tiles: tiles of pixels in an output row and in all.
+        row_pixels: pixels that tiles go through without a gap: an output row, or with a pitch an image.
+        tiles_a_row, tiles: tiles of pixels in such a row and in all.
         pixel_tiles, channel_tiles: tiles of sums held at once.
         slices: of as many tiles of channels; the last one starts early where they do not divide the channels.
         packed: whether the epilogue is the packed one, which sets the order of the channels.
     """
 
     flat: bool
+    pitch: int | None
     runs: tuple[int, int]
     run_bytes: int
     step_bytes: int
@@ -57,7 +65,13 @@ def plan_of(problem: Conv2d) -> Plan:
     flat = (kh, kw) == (1, 1) and problem.strides == (1, 1) and not any(problem.padding)
     whole_rows = problem.dilation[1] == 1
     run_bytes = problem.x_channels * (kw if whole_rows else 1)
-    row_pixels, rows = (problem.n * oh * ow, 1) if flat else (ow, problem.n * oh)
+    pitch = None if flat else _pitch(problem)
+    if flat:
+        row_pixels, rows = problem.n * oh * ow, 1
+    elif pitch:
+        row_pixels, rows = (oh - 1) * pitch + ow, problem.n
+    else:
+        row_pixels, rows = ow, problem.n * oh
     tiles_a_row = -(-row_pixels // TILE_ROWS)
     blocks = padded_channels(problem.oc) // LANES
     channel_tiles = min(2, blocks)
@@ -65,6 +79,7 @@ def plan_of(problem: Conv2d) -> Plan:
     packed = packed_epilogue.supports(problem) and pixels >= packed_epilogue.PIXELS
     return Plan(
         flat=flat,
+        pitch=pitch,
         runs=(kh, 1 if whole_rows else kw),
         run_bytes=run_bytes,
         step_bytes=min(TILE_BYTES, run_bytes),
@@ -78,6 +93,19 @@ def plan_of(problem: Conv2d) -> Plan:
         slices=-(-blocks // channel_tiles),
         packed=packed,
     )
+
+
+def _pitch(problem: Conv2d) -> int | None:
+    """The width of the surrounded image, if tiles that go through its padding are clearly fewer than rows need.
+
+    Of 7 x 7 pixels with one around them, 61 neighbours in four tiles hold all results; row by row it were seven tiles.
+    """
+    if problem.strides != (1, 1):
+        return None
+    oh, ow = problem.output_size
+    pitch = problem.w + problem.padding[1] + problem.padding[3]
+    through = -(-((oh - 1) * pitch + ow) // TILE_ROWS)
+    return pitch if through < FEWER_TILES * oh * -(-ow // TILE_ROWS) else None
 
 
 def in_slices(values: np.ndarray, problem: Conv2d, plan: Plan) -> np.ndarray:
@@ -120,21 +148,48 @@ def first_channel(problem: Conv2d, plan: Plan, part: Expr) -> Expr:
     return tirx.min(part * plan.channels, channels - plan.channels)
 
 
-def _tile_start(problem: Conv2d, plan: Plan, image_width: int, tile: Expr) -> tuple[Expr, Expr]:
-    """Of a tile's first pixel: the position in the (surrounded) image's pixels, and in the result's."""
+@dataclass(frozen=True)
+class TilePixels:
+    """Where the pixels of a tile are.
+
+    Attributes:
+        image: position of the first one in the pixels of the (surrounded) image.
+        result: position in the result of the row that the tile is in.
+        start: position of the first one in that row.
+        pitch, width: as in the plan; pixels of an output row.
+    """
+
+    image: Expr
+    result: Expr
+    start: Expr
+    pitch: int | None
+    width: int
+
+    def in_result(self, row: Expr) -> tuple[Expr, Expr | None]:
+        """The position in the result of the pixel in ``row`` of the tile, and whether it has one (None: always)."""
+        at = self.start + row
+        if self.pitch is None:
+            return self.result + at, None
+        column = at % self.pitch
+        return self.result + at // self.pitch * self.width + column, column < self.width
+
+
+def _tile_pixels(problem: Conv2d, plan: Plan, image_width: int, tile: Expr) -> TilePixels:
     start = tirx.min(tile % plan.tiles_a_row * plan.pixels, plan.row_pixels - plan.pixels)
     if plan.flat:
-        return start, start
+        return TilePixels(start, tirx.const(0, "int32"), start, None, plan.row_pixels)
     oh, ow = problem.output_size
     top, _, bottom, _ = problem.padding
-    row = tile // plan.tiles_a_row
-    image_row = row // oh * (problem.h + top + bottom) + row % oh * problem.strides[0]
-    return image_row * image_width + start * problem.strides[1], row * ow + start
+    image_rows, row = problem.h + top + bottom, tile // plan.tiles_a_row
+    if plan.pitch:
+        return TilePixels(row * image_rows * image_width + start, row * oh * ow, start, plan.pitch, ow)
+    image_row = row // oh * image_rows + row % oh * problem.strides[0]
+    return TilePixels(image_row * image_width + start * problem.strides[1], row * ow, start, None, ow)
 
 
-def tile_starts(problem: Conv2d, plan: Plan, image_width: int, group: Expr) -> list[tuple[Expr, Expr]]:
-    """:func:`_tile_start` of the tiles of a group."""
+def tile_pixels(problem: Conv2d, plan: Plan, image_width: int, group: Expr) -> list[TilePixels]:
+    """The pixels of the tiles of a group."""
     return [
-        _tile_start(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
+        _tile_pixels(problem, plan, image_width, tirx.min(group * plan.pixel_tiles + k, plan.tiles - 1))
         for k in range(plan.pixel_tiles)
     ]

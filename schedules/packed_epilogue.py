@@ -11,6 +11,7 @@ long for words: ``vpdpwssd`` multiplies the pairs by the low bits, and the pairs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from tvm.script.ir_builder import tirx as builder
 from .compute.arithmetic import Output
 from .compute.conv2d import Conv2d, padded_channels
 from .compute.stages import Add, Stage
+from .rows import where
 from .vectors import LANES, QUARTERS, broadcast, llvm_call, round_to_int32, shuffle, unpack_words
 
 CHANNELS, PIXELS = 2 * LANES, 2
@@ -86,20 +88,20 @@ class PackedEpilogue:
         """The channels of the slice in the result."""
         return tirx.Ramp(self.channel, 1, CHANNELS)
 
-    def store_pair(self, sums: Any, first_slot: int, row: Expr, pixel: Expr) -> None:
-        """The results of the pixels ``pixel`` and ``pixel + 1`` from rows ``row`` and ``row + 1`` of two tiles."""
+    def store_pair(self, sums: Any, first_slot: int, row: Expr, pixels: Sequence[tuple[Expr, Expr | None]]) -> None:
+        """The results of two ``pixels``, where their conditions hold, from two tiles' rows ``row`` and ``row + 1``."""
         last = self.problem.stages[-1].output if self.problem.stages else self.problem.output
-        words = [self._words(sums, first_slot, row + i, pixel + i) for i in range(PIXELS)]
+        words = [self._words(sums, first_slot, row + i, pixel) for i, (pixel, _) in enumerate(pixels)]
         value = tirx.reinterpret("uint8x64", llvm_call("x86.avx512.packuswb.512", "int8x64", *words))
         if last.qmin > 0:
             value = tirx.max(value, broadcast(last.qmin, "uint8", 64))
         if last.qmax < 255:
             value = tirx.min(value, broadcast(last.qmax, "uint8", 64))
         value = builder.bind(value)
-        for i in range(PIXELS):
+        for i, (pixel, inside) in enumerate(pixels):
             order = _PIXEL_ORDER[i * CHANNELS : (i + 1) * CHANNELS]
-            at = [0, 0, pixel + i, self.channels]
-            builder.buffer_store(self.result, shuffle([value], order), at)
+            with where(inside):
+                builder.buffer_store(self.result, shuffle([value], order), [0, 0, pixel, self.channels])
 
     def _words(self, sums: Any, first_slot: int, row: Expr, pixel: Expr) -> Expr:
         """32 results of a pixel as int16, zero point included, still to be clamped."""

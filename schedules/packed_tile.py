@@ -168,7 +168,8 @@ def conv2d(problem: Conv2d, pixels: int, slices_a_tile: int, *, weights_first: b
                     epilogue = PackedEpilogue(problem, index, channel, multiplier, view(result, flat), *residual)
                     for pair in range(-(-pixels // packed_epilogue.PIXELS)):
                         row = min(pair * packed_epilogue.PIXELS, pixels - packed_epilogue.PIXELS)
-                        epilogue.store_pair(sums, s * VECTORS, tirx.const(row, "int32"), target + row)
+                        results = [(target + row + i, None) for i in range(packed_epilogue.PIXELS)]
+                        epilogue.store_pair(sums, s * VECTORS, tirx.const(row, "int32"), results)
         return ib.get()
 
 

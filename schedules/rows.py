@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tvm import tirx
@@ -26,6 +27,16 @@ def lanes(value: Expr, size: int) -> Expr:
 def ramp(start: Expr | int, size: int) -> Expr | int:
     """The index of a vector of neighbours."""
     return start if size == 1 else tirx.Ramp(start, 1, size)
+
+
+@contextmanager
+def where(condition: Expr | None) -> Iterator[None]:
+    """The statements inside run where ``condition`` holds; always where there is none."""
+    if condition is None:
+        yield
+    else:
+        with builder.If(condition), builder.Then():
+            yield
 
 
 def fill(target: Any, row: tuple[Expr, ...], first: int, count: int, value: Callable[[Expr, int], Expr]) -> None:
