@@ -41,6 +41,7 @@ from .matrix_plan import (
     tile_pixels,
     weight_bytes,
 )
+from .phases import in_phases
 from .rows import view, where
 from .surround import surrounded
 from .template import Knobs, Template
@@ -126,7 +127,10 @@ def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
             extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in arguments]
             result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
             builder.func_attr({"tirx.noalias": True})
-            image, image_width = surrounded(x, problem) if any(problem.padding) else (x, problem.w)
+            if plan.phases:
+                image, image_width = in_phases(x, problem, plan.phases), plan.phases.columns
+            else:
+                image, image_width = surrounded(x, problem) if any(problem.padding) else (x, problem.w)
             buffers = image, image_width, weight, _row_of_pixels(extra), _row_of_pixels([result])[0]
             _tiles(problem, plan, weights_first, *buffers)
         return ib.get()
@@ -185,7 +189,7 @@ def _tiles(
     extra: list[Any],
     result: Any,
 ) -> None:
-    groups = -(-plan.tiles // plan.pixel_tiles)
+    groups = plan.groups
     shares = min(groups, max(PIXEL_SHARES, groups // GROUPS_A_SHARE))
     outer, inner = (plan.slices, shares) if weights_first else (shares, plan.slices)
     with builder.parallel(0, outer) as i:
@@ -199,8 +203,8 @@ def _tiles(
                 group = first + step
                 tiles = tile_pixels(problem, plan, image_width, group)
                 starts = [tile.image for tile in tiles]
-                first_use = tirx.all(step == 0, share == 0) if weights_first else step == 0
-                _accumulate(problem, plan, image, image_width, weight, starts, part, first_use, extra[0], pending)
+                ahead = _NextSlice(plan, weight, part, group) if weights_first else _SameSlice(plan, weight, part, step)
+                _accumulate(problem, plan, image, image_width, weight, starts, part, ahead, extra[0], pending)
                 for slot in range(plan.pixel_tiles * plan.channel_tiles):
                     address = T.address_of(sums[slot, 0, 0])
                     _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
@@ -216,6 +220,45 @@ def _tiles(
         _intrinsic("tilerelease")
 
 
+class _SameSlice:
+    """Asks for weights :data:`PREFETCH_BYTES` ahead, while the first group of some pixels goes through a slice."""
+
+    def __init__(self, plan: Plan, weight: Any, part: Expr, step: Expr) -> None:
+        self._plan, self._weight, self._part, self._first = plan, _flat(weight), part, step == 0
+
+    def prefetch(self, done: Expr) -> None:
+        """After ``done`` steps of the group."""
+        step_bytes = self._plan.channels * self._plan.step_bytes
+        start = (self._part * self._plan.all_steps + done) * step_bytes + PREFETCH_BYTES
+        with where(self._first), builder.unroll(0, -(-step_bytes // CACHE_LINE)) as line:
+            _prefetch(self._weight[start + line * CACHE_LINE])
+
+
+class _NextSlice:
+    """Asks for the weights of the next slice, an equal share of them in every step of all groups of this one.
+
+    They come from beyond the L2 cache, more slowly than the products of a single group could take them.
+    """
+
+    def __init__(self, plan: Plan, weight: Any, part: Expr, group: Expr) -> None:
+        self._plan, self._weight, self._part, self._group = plan, _flat(weight), part, group
+
+    def prefetch(self, done: Expr) -> None:
+        """After ``done`` steps of the group."""
+        plan = self._plan
+        slice_bytes = plan.all_steps * plan.channels * plan.step_bytes
+        lines = -(-slice_bytes // CACHE_LINE)
+        share = -(-lines // (plan.groups * plan.all_steps))
+        first = (self._group * plan.all_steps + done) * share
+        start = (self._part + 1) * slice_bytes + first * CACHE_LINE
+        with where(first < lines), builder.unroll(0, share) as line:
+            _prefetch(self._weight[start + line * CACHE_LINE])
+
+
+def _flat(buffer: Any) -> Any:
+    return view(buffer, (int(np.prod([int(d) for d in buffer.shape])),))
+
+
 def _accumulate(
     problem: Conv2d,
     plan: Plan,
@@ -224,19 +267,19 @@ def _accumulate(
     weight: Any,
     starts: list[Expr],
     part: Expr,
-    first_use: Expr,
+    ahead: _NextSlice | _SameSlice,
     bias: Any,
     pending: _Pending | None,
 ) -> None:
-    """The sums of a group of tiles; between the steps, the epilogue of the ``pending`` one, and on the ``first_use`` of
-    a slice of weights the prefetching of those to come.
+    """The sums of a group of tiles; between the steps, the epilogue of the ``pending`` one, and the prefetching of the
+    weights that come ``ahead``.
 
     For the packed epilogue the sums start from the bias: 16 rows that are all the same, one behind the other with a
     distance of zero.
     """
-    flat_image = builder.decl_buffer((int(np.prod([int(d) for d in image.shape])),), "uint8", data=image.data)
-    flat_weight = builder.decl_buffer((int(np.prod([int(d) for d in weight.shape])),), "int8", data=weight.data)
-    stride = tirx.const(problem.strides[1] * problem.x_channels, "int64")
+    flat_image = _flat(image)
+    step_pixels = 1 if plan.phases else problem.strides[1]
+    stride = tirx.const(step_pixels * problem.x_channels, "int64")
     for i in range(plan.pixel_tiles):
         for j in range(plan.channel_tiles):
             accumulator = _tile(SUMS + i * plan.channel_tiles + j)
@@ -250,7 +293,8 @@ def _accumulate(
         builder.serial(0, plan.runs[1]) as kw,
         builder.serial(0, plan.steps) as step,
     ):
-        window = (kh * problem.dilation[0] * image_width + kw * problem.dilation[1]) * problem.x_channels
+        y, x = kh * problem.dilation[0], kw * problem.dilation[1]
+        window = (plan.phases.position(y, x) if plan.phases else y * image_width + x) * problem.x_channels
         inside = tirx.min(step * plan.step_bytes, plan.run_bytes - plan.step_bytes)
         for j in range(plan.channel_tiles):
             address = T.address_of(weight[part, kh * plan.runs[1] + kw, step, j, 0, 0, 0])
@@ -261,13 +305,10 @@ def _accumulate(
             for j in range(plan.channel_tiles):
                 accumulator = _tile(SUMS + i * plan.channel_tiles + j)
                 _intrinsic("tdpbusd", accumulator, _tile(PIXELS + i), _tile(LAST - 1 - j))
-        with builder.If(first_use), builder.Then():
-            step_bytes = plan.channels * plan.step_bytes
-            ahead = ((part * plan.runs[0] + kh) * plan.runs[1] + kw) * plan.steps + step
-            with builder.unroll(0, -(-step_bytes // CACHE_LINE)) as line:
-                _prefetch(flat_weight[ahead * step_bytes + PREFETCH_BYTES + line * CACHE_LINE])
+        done = (kh * plan.runs[1] + kw) * plan.steps + step
+        ahead.prefetch(done)
         if pending:
-            pending.advance((kh * plan.runs[1] + kw) * plan.steps + step, plan.runs[0] * plan.runs[1] * plan.steps)
+            pending.advance(done, plan.all_steps)
 
 
 def _epilogue(

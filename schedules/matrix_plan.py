@@ -10,6 +10,7 @@ from tvm.ir import Expr
 
 from . import packed_epilogue
 from .compute.conv2d import Conv2d, padded_channels
+from .phases import Phases, phases_of
 
 TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
 """A tile register has 16 rows of 64 bytes: 16 int32 sums, or 16 channels of 4 weights."""
@@ -25,6 +26,7 @@ class Plan:
 
     Attributes:
         flat: the image is one row of pixels (1x1, no stride, no padding).
+        phases: the image is stored in phases, see :class:`Phases`.
         pitch: pixels from an output row to the next where tiles go on from one row to the next, through the padding
             between them; None where they end with the row.
         runs: (rows, columns) of the window that are separate runs of bytes; columns is 1 where a row is one run.
@@ -38,6 +40,7 @@ class Plan:
     """
 
     flat: bool
+    phases: Phases | None
     pitch: int | None
     runs: tuple[int, int]
     run_bytes: int
@@ -57,15 +60,27 @@ class Plan:
         """Channels of a slice."""
         return self.channel_tiles * LANES
 
+    @property
+    def groups(self) -> int:
+        """Groups of tiles of pixels, whose sums are held at once."""
+        return -(-self.tiles // self.pixel_tiles)
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of the whole reduction."""
+        return self.runs[0] * self.runs[1] * self.steps
+
 
 def plan_of(problem: Conv2d) -> Plan:
     """The cuts of ``problem``."""
     oh, ow = problem.output_size
     kh, kw = problem.kernel
     flat = (kh, kw) == (1, 1) and problem.strides == (1, 1) and not any(problem.padding)
-    whole_rows = problem.dilation[1] == 1
+    phases = phases_of(problem)
+    pitch = None if flat else _pitch(problem, phases)
+    phases = phases if pitch else None
+    whole_rows = problem.dilation[1] == 1 and not phases
     run_bytes = problem.x_channels * (kw if whole_rows else 1)
-    pitch = None if flat else _pitch(problem)
     if flat:
         row_pixels, rows = problem.n * oh * ow, 1
     elif pitch:
@@ -79,6 +94,7 @@ def plan_of(problem: Conv2d) -> Plan:
     packed = packed_epilogue.supports(problem) and pixels >= packed_epilogue.PIXELS
     return Plan(
         flat=flat,
+        phases=phases,
         pitch=pitch,
         runs=(kh, 1 if whole_rows else kw),
         run_bytes=run_bytes,
@@ -95,15 +111,18 @@ def plan_of(problem: Conv2d) -> Plan:
     )
 
 
-def _pitch(problem: Conv2d) -> int | None:
-    """The width of the surrounded image, if tiles that go through its padding are clearly fewer than rows need.
+def _pitch(problem: Conv2d, phases: Phases | None) -> int | None:
+    """The width of the surrounded image, or of its phases, if tiles that go on into the next row are clearly fewer.
 
     Of 7 x 7 pixels with one around them, 61 neighbours in four tiles hold all results; row by row it were seven tiles.
     """
-    if problem.strides != (1, 1):
+    if phases:
+        pitch = phases.columns
+    elif problem.strides == (1, 1):
+        pitch = problem.w + problem.padding[1] + problem.padding[3]
+    else:
         return None
     oh, ow = problem.output_size
-    pitch = problem.w + problem.padding[1] + problem.padding[3]
     through = -(-((oh - 1) * pitch + ow) // TILE_ROWS)
     return pitch if through < FEWER_TILES * oh * -(-ow // TILE_ROWS) else None
 
@@ -181,6 +200,8 @@ def _tile_pixels(problem: Conv2d, plan: Plan, image_width: int, tile: Expr) -> T
     oh, ow = problem.output_size
     top, _, bottom, _ = problem.padding
     image_rows, row = problem.h + top + bottom, tile // plan.tiles_a_row
+    if plan.phases:
+        image_rows = plan.phases.count * plan.phases.rows
     if plan.pitch:
         return TilePixels(row * image_rows * image_width + start, row * oh * ow, start, plan.pitch, ow)
     image_row = row // oh * image_rows + row % oh * problem.strides[0]
