@@ -36,43 +36,68 @@ def supports(problem: Conv2d) -> bool:
 def store(
     problem: Conv2d, extra: list[Any], sums: Any, pixels: int, at: tuple[Expr, Expr, Expr], channel: Expr, result: Any
 ) -> None:
-    """Write ``pixels`` x 8 results from ``sums`` (pixels * 8 int32), the first pixel ``at`` (image, row, column)."""
+    """Write ``pixels`` x 8 results, the first pixel ``at`` (image, row, column).
+
+    ``sums`` (pixels * 8 int32) include the bias: they started from it.
+    """
     image, row, column = at
-    bias, multiplier, *operands = extra
+    _bias, multiplier, *operands = extra
     lanes = tirx.Ramp(channel, 1, LANES)
     for first in range(0, pixels, GROUP):
         group = range(first, min(first + GROUP, pixels))
-        rounded = []
-        for p in group:
-            total = sums[tirx.Ramp(p * LANES, 1, LANES)] + bias[lanes]
-            scaled = total.astype(f"float32x{LANES}") * multiplier[lanes]
-            if problem.stages:
-                scaled = _added(problem, scaled, operands[0][image, row, column + p, lanes])
-            rounded.append(builder.bind(_to_int32(tirx.min(scaled, _broadcast(LARGEST, "float32", LANES)))))
-        output = problem.stages[-1].output if problem.stages else problem.output
-        value = builder.bind(_packed(rounded, output))
+        totals = [sums[tirx.Ramp(p * LANES, 1, LANES)] for p in group]
+        scaled = [total.astype(f"float32x{LANES}") * multiplier[lanes] for total in totals]
+        value = builder.bind(
+            _packed([tirx.min(v, _broadcast(LARGEST, "float32", LANES)) for v in scaled], problem.output)
+        )
+        if problem.stages:
+            others = [operands[0][image, row, column + p, lanes] for p in group]
+            value = builder.bind(_added(problem, value, others))
+        order = [16 * half + 4 * i + j for i in range(GROUP) for half in range(2) for j in range(4)]
+        pixelwise = builder.bind(_shuffled([value], order))
         for i, p in enumerate(group):
-            low = [4 * i + j for j in range(4)]
-            order = [tirx.const(j, "int32") for j in (*low, *(GROUP * 4 + j for j in low))]
-            builder.buffer_store(result, tirx.Shuffle([value], order), [image, row, column + p, lanes])
+            eight = _shuffled([pixelwise], [LANES * i + j for j in range(LANES)])
+            builder.buffer_store(result, eight, [image, row, column + p, lanes])
 
 
-def _added(problem: Conv2d, scaled: Expr, other: Expr) -> Expr:
-    """The residual sum times its multiplier, from the product that the convolution itself rounds and clamps."""
-    stage, output = problem.stages[0], problem.output
+def _added(problem: Conv2d, value: Expr, others: list[Expr]) -> Expr:
+    """The packed sums with ``others`` (8 bytes a pixel), from the packed results of the convolution itself."""
+    stage = problem.stages[0]
     assert isinstance(stage, Add)
-    low, high = output.qmin - output.zero_point, output.qmax - output.zero_point
-    clamped = tirx.max(tirx.min(scaled, _broadcast(high, "float32", LANES)), _broadcast(low, "float32", LANES))
-    offset = (output.zero_point - stage.zero_point) * stage.coefficient
-    offset -= stage.other_zero_point * stage.other_coefficient
-    left = _to_int32(clamped) * _broadcast(stage.coefficient, "int32", LANES)
-    right = other.astype(f"int32x{LANES}") * _broadcast(stage.other_coefficient, "int32", LANES)
-    total = left + right + _broadcast(offset, "int32", LANES)
-    return total.astype(f"float32x{LANES}") * _broadcast(stage.multiplier, "float32", LANES)
+    offset = -stage.zero_point * stage.coefficient - stage.other_zero_point * stage.other_coefficient
+    scaled = []
+    for i, other in enumerate(others):
+        twice = tirx.reinterpret("uint8x32", tirx.Broadcast(tirx.reinterpret("int64", other), 4))
+        left, left_offset = _product(value, 4 * i, stage.coefficient)
+        right, right_offset = _product(twice, 0, stage.other_coefficient, 4)
+        total = left + right + _broadcast(offset + left_offset + right_offset, "int32", LANES)
+        scaled.append(total.astype(f"float32x{LANES}") * _broadcast(stage.multiplier, "float32", LANES))
+    if 2**8 * (abs(stage.coefficient) + abs(stage.other_coefficient)) * stage.multiplier > LARGEST:
+        scaled = [tirx.min(v, _broadcast(LARGEST, "float32", LANES)) for v in scaled]
+    return _packed(scaled, stage.output)
 
 
-def _packed(rounded: list[Expr], output: Output) -> Expr:
-    """Up to four vectors of int32 to one of bytes: in each half of it, the halves of the vectors side by side."""
+def _product(value: Expr, first: int, coefficient: int, step: int = 0) -> tuple[Expr, int]:
+    """A coefficient of up to 23 bits times bytes ``first`` to ``first + 4`` of the lower half of ``value``, and those
+    ``step`` further on of the upper half, short of the constant that comes with it.
+
+    ``b * c`` is ``b * (c % 256) + (b - 128) * 256 * (c // 256)``, one ``vpmaddwd``, and ``c // 256 * 2**15``.
+    """
+    low, high = coefficient % 256, coefficient // 256
+    order = []
+    for half in range(2):
+        for j in range(first + half * (16 + step), first + half * (16 + step) + 4):
+            order += [j, 32, 32, j]
+    spread = tirx.reinterpret("int32x8", _shuffled([value, _broadcast(0, "uint8", 32)], order))
+    words = tirx.reinterpret("int16x16", spread ^ _broadcast(-(2**31), "int32", LANES))
+    factors = tirx.reinterpret("int16x16", _broadcast(low + 2**16 * high, "int32", LANES))
+    return _call("llvm.x86.avx2.pmadd.wd", f"int32x{LANES}", words, factors), high * 2**15
+
+
+def _packed(scaled: list[Expr], output: Output) -> Expr:
+    """Up to four vectors of float32, rounded, to one of bytes: in each half of it, the halves of the vectors side by
+    side."""
+    rounded = [builder.bind(_to_int32(v)) for v in scaled]
     vectors = [*rounded, *[rounded[-1]] * (GROUP - len(rounded))]
     words = []
     for pair in (vectors[:2], vectors[2:]):
@@ -86,6 +111,10 @@ def _packed(rounded: list[Expr], output: Output) -> Expr:
     if output.qmax < 255:
         value = tirx.min(value, _broadcast(output.qmax, "uint8", 32))
     return value
+
+
+def _shuffled(vectors: list[Expr], order: list[int]) -> Expr:
+    return tirx.Shuffle(vectors, [tirx.const(i, "int32") for i in order])
 
 
 def _broadcast(value: float, dtype: str, lanes: int) -> Expr:

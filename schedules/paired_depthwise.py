@@ -97,7 +97,7 @@ def depthwise_conv2d(problem: Conv2d, tile: int) -> tvm.tirx.PrimFunc:
                 with builder.serial(0, blocks) as block, builder.serial(0, -(-ow // tile)) as step:
                     column = tirx.min(step * tile, ow - tile)
                     first = first_row * width + column * problem.strides[1]
-                    _accumulate(problem, tile, pixels, first, width, weight, block, sums)
+                    _accumulate(problem, tile, pixels, first, width, weight, bias, block, sums)
                     at = row // oh, row % oh, column
                     for half in range(HALVES):
                         channel = block * CHANNEL_BLOCK + half * LANES
@@ -106,11 +106,22 @@ def depthwise_conv2d(problem: Conv2d, tile: int) -> tvm.tirx.PrimFunc:
 
 
 def _accumulate(
-    problem: Conv2d, tile: int, pixels: Any, first: Expr, width: int, weight: Any, block: Expr, sums: list[Any]
+    problem: Conv2d,
+    tile: int,
+    pixels: Any,
+    first: Expr,
+    width: int,
+    weight: Any,
+    bias: Any,
+    block: Expr,
+    sums: list[Any],
 ) -> None:
     """The sums of ``tile`` columns; each column of the image is interleaved once for all outputs that read it."""
     (kh, kw), (_, sw), (dh, dw) = problem.kernel, problem.strides, problem.dilation
-    started = set()
+    for half in range(HALVES):
+        start = builder.bind(bias[tirx.Ramp(block * CHANNEL_BLOCK + half * LANES, 1, LANES)])
+        for o in range(tile):
+            builder.buffer_store(sums[half], start, [tirx.Ramp(o * LANES, 1, LANES)])
     for offset in range((tile - 1) * sw + (kw - 1) * dw + 1):
         readers = [(o, k) for o in range(tile) for k in range(kw) if o * sw + k * dw == offset]
         if not readers:
@@ -122,9 +133,7 @@ def _accumulate(
                     at = tirx.Ramp(o * LANES, 1, LANES)
                     tap = weight[block, k, pair, half, tirx.Ramp(0, 1, 2 * LANES)]
                     product = _call("llvm.x86.avx2.pmadd.wd", f"int32x{LANES}", words, tap)
-                    value = sums[half][at] + product if (half, o) in started else product
-                    builder.buffer_store(sums[half], value, [at])
-                    started.add((half, o))
+                    builder.buffer_store(sums[half], sums[half][at] + product, [at])
 
 
 def _words(pixels: Any, rows: list[Expr], channel: Expr) -> list[Expr]:

@@ -399,8 +399,12 @@ def _tile(
     planes, words = copies
     image, y, column = at
     first = builder.bind(base + column * step)
+    channel = block * QUADS.lanes
+    start = tirx.Broadcast(tirx.const(0, "int32"), QUADS.lanes)
+    if byte_epilogue.supports(problem):
+        start = builder.bind(extra[0][tirx.Ramp(channel, 1, QUADS.lanes)])
     for p in range(pixels):
-        builder.buffer_store(sums, tirx.Broadcast(tirx.const(0, "int32"), QUADS.lanes), [_lanes_of(p)])
+        builder.buffer_store(sums, start, [_lanes_of(p)])
 
     def accumulate(
         entry: Expr, count: int, products: Callable[[Expr, Expr], Expr], finish: Callable[[Expr], Expr]
@@ -431,7 +435,6 @@ def _tile(
         accumulate(singles + i, 1, of_bytes, widened)
     with builder.serial(0, (end - wide) // 2) as i:
         accumulate(wide + 2 * i, 2, of_words, lambda total: total)
-    channel = block * QUADS.lanes
     if byte_epilogue.supports(problem):
         byte_epilogue.store(problem, extra, sums, pixels, at, channel, result)
         return
