@@ -45,6 +45,17 @@ WINDOWS = [
     "conv_ic3ih15oc24kh7sh2ph3",
 ]
 
+# Strides over pixels of a whole vector, which the matrix unit reads in phases: odd and even sizes, padding that starts
+# in either phase, windows smaller and larger than the stride, residuals, several images.
+STRIDED = [
+    "conv_ic64ih14oc48sh2",
+    "conv_n2ic64ih13iw14oc33kh3sh2ph1zp3",
+    "conv_n2ic128ih9oc32kh3sh2ph0pb1pr1_+add",
+    "conv_ic64ih17iw11oc32kh2sh3",
+    "conv_ic64ih15oc32kh3sh2dh1ph2",
+    "conv_ic64ih12iw9oc16kh3kw5sh1sw2ph1pw2_int32",
+]
+
 # Sizes of a group that divide the vector lanes, are a multiple of them, and do neither; groups of few inputs.
 GROUPS = [
     "conv_g2ic32ih5oc32kh3ph1",
@@ -118,7 +129,7 @@ DENSE = [
     "dense_2x2x3x3_k5n3_windowsum_+lookup",
 ]
 
-PROBLEMS = [*CHANNELS, *PIXELS, *WINDOWS, *CORRECTED, *EPILOGUES, *PARALLEL, *DENSE]
+PROBLEMS = [*CHANNELS, *PIXELS, *WINDOWS, *STRIDED, *CORRECTED, *EPILOGUES, *PARALLEL, *DENSE]
 BATCH = Batch(PROBLEMS, case_of)
 
 GROUPED = [*GROUPS, *DEPTHWISE]
