@@ -24,13 +24,10 @@ from .compute.arithmetic import Output
 from .compute.conv2d import Conv2d, padded_channels
 from .compute.stages import Add, Stage
 from .rows import where
-from .vectors import LANES, QUARTERS, broadcast, llvm_call, round_to_int32, shuffle, unpack_words
+from .vectors import LANES, QUARTERS, broadcast, cut, llvm_call, round_to_int32, shuffle, unpack_words
 
 CHANNELS, PIXELS = 2 * LANES, 2
 """Channels and pixels that go through the epilogue together."""
-
-LARGEST = 2.0**30
-"""Products are cut here, so that the conversion to int32 cannot wrap; the packs saturate to 0..255."""
 
 SHIFT = 7
 """Low bits of a coefficient. A byte less its zero point has nine bits, and sixteen when shifted."""
@@ -110,9 +107,7 @@ class PackedEpilogue:
         for tile in range(2):
             multiplier = self.multiplier[tirx.Ramp(self.part * CHANNELS + tile * LANES, 1, LANES)]
             scaled = sums[first_slot + tile, row, lanes].astype(f"float32x{LANES}") * multiplier
-            # In this order the minimum of LARGEST and NaN is NaN, which becomes the lower end.
-            cut = tirx.min(broadcast(LARGEST, "float32", LANES), scaled)
-            rounded.append(round_to_int32(cut))
+            rounded.append(round_to_int32(scaled if self.problem.below_one else cut(scaled)))
         value = _pack_words(*rounded)
         if self.residual is None:
             return _add_zero_point(value, self.problem.output)

@@ -108,9 +108,14 @@ def _slices(problem: Conv2d) -> int:
     return -(-padded_channels(problem.oc) // CHANNELS)
 
 
+def _quads(problem: Conv2d) -> int:
+    """Products of a pixel of the window."""
+    return -(-problem.ic // DEPTH)
+
+
 def _estimate_cycles(problem: Conv2d, pixels: int, slices: int) -> float:
     """Cycles of an image and 32 channels."""
-    steps = math.prod(problem.kernel) * problem.x_channels / DEPTH
+    steps = math.prod(problem.kernel) * _quads(problem)
     step = (max(pixels * slices * VECTORS / 2, LATENCY_CYCLES) + STEP_CYCLES) / slices
     tile = steps * step + TILE_CYCLES / slices + EPILOGUE_CYCLES * 2 * -(-pixels // 2)
     return _tiles_an_image(problem, pixels) * tile
@@ -127,9 +132,9 @@ def _in_slices(values: np.ndarray, problem: Conv2d) -> np.ndarray:
 def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
     """(O, C, KH, KW) to (slices, KH, KW, channels / 4, 2, 16, 4), in the order in which the kernel reads."""
     filters = _in_slices(weight, problem)
-    dense = np.zeros((len(filters), *problem.kernel, problem.x_channels), np.int8)
+    dense = np.zeros((len(filters), *problem.kernel, _quads(problem) * DEPTH), np.int8)
     dense[:, :, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
-    split = dense.reshape(_slices(problem), VECTORS, LANES, *problem.kernel, problem.x_channels // DEPTH, DEPTH)
+    split = dense.reshape(_slices(problem), VECTORS, LANES, *problem.kernel, _quads(problem), DEPTH)
     return np.ascontiguousarray(split.transpose(0, 3, 4, 5, 1, 2, 6))
 
 
@@ -139,7 +144,7 @@ def conv2d(problem: Conv2d, pixels: int, slices_a_tile: int, *, weights_first: b
     channels, slices = padded_channels(problem.oc), _slices(problem)
     arguments = epilogue_arguments(problem)
     arguments[:2] = [(name, (slices * CHANNELS,), dtype) for name, _, dtype in arguments[:2]]
-    weight_shape = (slices, *problem.kernel, problem.x_channels // DEPTH, VECTORS, LANES, DEPTH)
+    weight_shape = (slices, *problem.kernel, _quads(problem), VECTORS, LANES, DEPTH)
     tiles = (1 if _is_flat(problem) else problem.n) * _tiles_an_image(problem, pixels)
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
@@ -215,7 +220,7 @@ def _accumulate(
     with (
         builder.serial(0, problem.kernel[0]) as kh,
         builder.serial(0, problem.kernel[1]) as kw,
-        builder.serial(0, problem.x_channels // DEPTH) as quad,
+        builder.serial(0, _quads(problem)) as quad,
     ):
         window = kh * (problem.dilation[0] * image_width) + kw * problem.dilation[1]
         first = builder.bind((source + window) * problem.x_channels + quad * DEPTH)
@@ -235,5 +240,5 @@ def _accumulate(
 
 
 def _weight_offset(problem: Conv2d, index: Expr, kh: Expr, kw: Expr, quad: Expr, vector: int) -> Expr:
-    step = ((index * problem.kernel[0] + kh) * problem.kernel[1] + kw) * (problem.x_channels // DEPTH) + quad
+    step = ((index * problem.kernel[0] + kh) * problem.kernel[1] + kw) * (_quads(problem)) + quad
     return (step * VECTORS + vector) * (LANES * DEPTH)

@@ -14,6 +14,9 @@ LANES = 16
 QUARTERS, QUARTER_WORDS = 4, 8
 """The packs and unpacks work within the 128-bit quarters of a vector."""
 
+LARGEST = 2.0**30
+"""Products are cut here where the conversion to int32 might wrap; the packs after it saturate at less."""
+
 _TO_NEAREST, _EVERY_LANE = 8, -1
 
 
@@ -25,6 +28,11 @@ def broadcast(value: float, dtype: str, size: int) -> Expr:
 def llvm_call(name: str, dtype: str, *args: Expr) -> Expr:
     """A call of the LLVM intrinsic ``llvm.<name>`` that has no effect but its result."""
     return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(f"llvm.{name}"), *args, dtype=dtype)
+
+
+def cut(value: Expr) -> Expr:
+    """16 float32, at most :data:`LARGEST`. NaN stays NaN in this order of operands, and is rounded to the lowest."""
+    return tirx.min(broadcast(LARGEST, "float32", LANES), value)
 
 
 def round_to_int32(value: Expr) -> Expr:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,7 @@ class _Emitter(Rewriter):
     def _convolution(self, problem: conv.Conv2d, weight: np.ndarray, call: relax.Call) -> relax.Expr:
         vectors = [_constant(call.args[2]), _constant(call.args[3])]
         rest = list(call.args[4:])
+        problem = replace(problem, below_one=bool(np.all(np.abs(vectors[1]) < 1)))
         if problem.window_sum:
             vectors.append(_constant(rest[1]))
         choice = self._configure(problem, self._dot)

@@ -53,6 +53,7 @@ def canonical(problem: Conv2d) -> Conv2d:
         x_zero_point=X_ZERO_POINT,
         output=Output(problem.output.dtype),
         stages=tuple(_canonical_stage(stage) for stage in problem.stages),
+        below_one=True,
     )
 
 

@@ -40,7 +40,8 @@ class Conv2d:
     """One convolution: shapes, what surrounds the image, and what happens to the accumulator.
 
     ``x_channels`` is the stored number of input channels, at least ``ic``. ``padding`` is (top, left, bottom, right).
-    ``window_sum`` adds the two operands that correct for the zero points of the weights.
+    ``window_sum`` adds the two operands that correct for the zero points of the weights. ``below_one`` says that every
+    multiplier is less than 1, as in all but odd models: then no sum times its multiplier leaves the range of int32.
     """
 
     n: int
@@ -59,6 +60,7 @@ class Conv2d:
     window_sum: bool
     output: Output
     stages: tuple[Stage, ...] = ()
+    below_one: bool = False
 
     @property
     def output_size(self) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def _conv(problem: Problem, draw: Draw) -> Case:
     window_sum = bool(problem.word("windowsum"))
     zeros = draw.random.integers(-128, 128, oc).astype(np.int32)
     bias = draw.bias(weight, reserve=255 * 128 * weight[0].size if window_sum else 0)
-    multiplier = draw.multipliers(weight)
+    multiplier = draw.multipliers(weight, below_one=bool(problem.word("belowone")))
     geometry: dict[str, Any] = {
         "strides": strides,
         "padding": padding,

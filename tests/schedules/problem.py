@@ -18,7 +18,7 @@ from tests.octet_runner import Array
 _NUMBERS = re.compile(r"(?:[a-z]+-?\d+)+")
 _NUMBER = re.compile(r"([a-z]+)(-?\d+)")
 _SHAPE = re.compile(r"\d+(?:x\d+)*")
-WORDS = frozenset({"int32", "float32", "uint8", "int8", "windowsum", "wide", "broadcast"})
+WORDS = frozenset({"int32", "float32", "uint8", "int8", "windowsum", "wide", "broadcast", "belowone"})
 STAGES = frozenset({"add", "mul", "lookup", "requantize"})
 EXTREME_CODES = (0, 1, 127, 128, 255)
 
@@ -130,8 +130,11 @@ class Draw:
                 bias[o] = end - np.sign(end) * largest[o]
         return bias.astype(np.int32)
 
-    def multipliers(self, weight: Array) -> Array:
-        """float32 M that spread each filter's sums over some 200 steps; powers of two, for ties; tiny and huge ones."""
+    def multipliers(self, weight: Array, *, below_one: bool = False) -> Array:
+        """float32 M that spread each filter's sums over some 200 steps; powers of two, for ties; tiny and huge ones.
+
+        ``below_one``: instead of what is larger the largest below 1, also for the filters with the largest biases.
+        """
         rows = np.sqrt((weight.astype(np.float64) ** 2).reshape(weight.shape[0], -1).sum(axis=1)) * 128 + 1
         multiplier = self.random.uniform(20, 90, len(rows)) / rows
         for o in range(1, len(rows)):
@@ -140,6 +143,9 @@ class Draw:
         for o, value in ((9, 1e-42), (10, 2.0**100), (11, 0.0)):
             if o < len(rows):
                 multiplier[o] = value
+        if below_one:
+            multiplier[7:9] = 1
+            multiplier = np.minimum(multiplier, np.nextafter(np.float32(1), np.float32(0)))
         return multiplier.astype(np.float32)
 
     def table(self) -> Array:

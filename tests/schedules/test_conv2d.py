@@ -83,6 +83,12 @@ DEPTHWISE = [
     "conv_g16ic16oc16ih7kh2kw3",
     "conv_n2g31ic31oc31ih15kh3ph1zp0",
     "conv_g48ic48oc48ih28kh3ph1",
+    "conv_g80ic80oc80ih9iw21kh3sh2ph1",
+    "conv_g96ic96oc96ih6iw9kh3ph1y7lo9hi200",
+    "conv_g96ic96oc96ih6kh3ph1_belowone",
+    "conv_g112ic112oc112ih4iw7kh3ph1",
+    "conv_n2g144ic144oc144ih8iw18kh4kw5dh1ph2pw3",
+    "conv_g160ic160oc160ih3iw13kh3kw5ph2pw4",
     "conv_g33ic33oc33ih7iw5kh3sh2ph1_wide",
     "conv_g1ic1oc1ih5kh3ph1_wide",
     "conv_g17ic17oc17ih5kh3ph1_wide_int32",
@@ -110,6 +116,13 @@ EPILOGUES = [
     "constant_2x17x5x3_oc33_broadcast",
 ]
 
+# Products of sums and multipliers at the ends of int32, which nothing needs to cut.
+BELOW_ONE = [
+    "conv_ic33oc48ih5kh3ph1_belowone",
+    "conv_ic64oc64ih12y9_belowone",
+    "conv_ic16oc48ih12y200lo40hi220_+add_belowone",
+]
+
 # Enough work to run on several threads, with input and output both copied (padded, cropped).
 PARALLEL = [
     "conv_ic32oc64ih17iw31kh3ph1_+add",
@@ -129,7 +142,7 @@ DENSE = [
     "dense_2x2x3x3_k5n3_windowsum_+lookup",
 ]
 
-PROBLEMS = [*CHANNELS, *PIXELS, *WINDOWS, *STRIDED, *CORRECTED, *EPILOGUES, *PARALLEL, *DENSE]
+PROBLEMS = [*CHANNELS, *PIXELS, *WINDOWS, *STRIDED, *CORRECTED, *EPILOGUES, *BELOW_ONE, *PARALLEL, *DENSE]
 BATCH = Batch(PROBLEMS, case_of)
 
 GROUPED = [*GROUPS, *DEPTHWISE]
