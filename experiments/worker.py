@@ -56,8 +56,7 @@ class Worker:
         return {"artefact": str(artefact), "seconds": seconds, "peak_mib": _peak_kib() / 1024}
 
     def load(self, artefact: str, threads: int, shape: list[int], variant: str | None) -> dict[str, Any]:
-        batch, channels, height, _ = shape
-        self._input = smooth_images(batch, size=height, channels=channels, seed=batch)
+        self._input = _images(shape)
         start = time.perf_counter()
         self._runner = self._engine.load(Path(artefact), threads, variant)
         self._runner(self._input)
@@ -91,17 +90,23 @@ class Worker:
         return {}
 
     def memory(self, artefact: str, threads: int, shape: list[int], variant: str | None) -> dict[str, float]:
-        """Resident memory in MiB: engine imported, at most while loading, at most while running, and after that."""
+        """Resident memory in MiB: engine imported and the input made, then at most while loading and while running."""
         self._engine.import_packages()
+        images = _images(shape)
         imported = _status_mib("VmRSS")
         _reset_peak()
-        self.load(artefact, threads, shape, variant)
+        runner = self._engine.load(Path(artefact), threads, variant)
+        runner(images)
         loading = _status_mib("VmHWM")
         _reset_peak()
-        if self._runner is not None:
-            for _ in range(MEMORY_RUNS):
-                self._runner(self._input)
+        for _ in range(MEMORY_RUNS):
+            runner(images)
         return {"imported_mib": imported, "loading_mib": loading, "running_mib": _status_mib("VmHWM")}
+
+
+def _images(shape: list[int]) -> np.ndarray:
+    batch, channels, height, _ = shape
+    return smooth_images(batch, size=height, channels=channels, seed=batch)
 
 
 def _peak_kib() -> float:
