@@ -30,7 +30,11 @@ QUAD_BYTES = 32
 LIMIT = 128
 """The most that weights of one sign in a 16-bit sum may add up to."""
 
-_ROUNDS = 24
+_Index = NDArray[np.int64]
+
+_ROUNDS, _EXCHANGES, _PARTED, _BLOCKS = 24, 2, 128, 32
+"""Rounds of proposals, and of parting pairs: at most 128 pairs for as many single quads; 32 blocks at a time."""
+
 _SEED = 0
 
 # Bytes of 7-bit sums, eight in a word: a sum above 64 carries into bit 7.
@@ -59,10 +63,11 @@ class QuadLists:
 def make_lists(quads: NDArray[np.int8], planes: int) -> QuadLists:
     """The lists for weights of shape (blocks, quads, 8, 4), using the first ``planes`` of :data:`ORDERS`."""
     sums = np.stack([_sums(quads.astype(np.int16), plane) for plane in range(planes)], axis=-2)
-    fits: NDArray[np.bool_] = np.any(np.all(sums <= LIMIT, axis=-1), axis=-1)
+    fits_plane: NDArray[np.bool_] = np.all(sums <= LIMIT, axis=-1)
+    fits: NDArray[np.bool_] = np.any(fits_plane, axis=-1)
     exists: NDArray[np.bool_] = np.any(quads, axis=(-2, -1))
     partner, plane, partner_plane = _match(sums, fits & exists)
-    lightest = sums.max(axis=-1).argmin(axis=-1)
+    alone = fits_plane.argmax(axis=-1)
     weights, planes_of, channels, starts = [], [], [], [0]
     for block in range(len(quads)):
         first = np.flatnonzero(partner[block] > np.arange(partner.shape[1]))
@@ -71,7 +76,7 @@ def make_lists(quads: NDArray[np.int8], planes: int) -> QuadLists:
         wide = np.flatnonzero(~fits[block])
         order = np.concatenate([np.stack([first, second], axis=1).reshape(-1), single])
         pair_planes = np.stack([plane[block, first], partner_plane[block, first]], axis=1).reshape(-1)
-        order_planes = np.concatenate([pair_planes, lightest[block, single]])
+        order_planes = np.concatenate([pair_planes, alone[block, single]])
         lanes = np.take_along_axis(quads[block, order], ORDERS[order_planes][:, None, :], axis=-1)
         weights += [lanes.reshape(-1, QUAD_BYTES), _words(quads[block, wide])]
         planes_of += [order_planes, np.zeros(2 * len(wide), np.int64)]
@@ -100,35 +105,80 @@ def _match(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Pair the quads of each block. Returns (blocks, quads): the partner or -1, the own plane and the partner's.
 
-    Rounds of proposals, all blocks at once: in even rounds the lightest quad is proposed to the heaviest, the next to
-    the next and so on; in odd rounds with some of the order left to chance.
+    Rounds of proposals, all blocks at once: in the first round the lightest quad is proposed to the heaviest, the next
+    to the next and so on, then with some of the order left to chance. After that, two quads without partners part a
+    pair.
     """
     random = np.random.default_rng(_SEED)
-    blocks, count, planes = sums.shape[:3]
     halves = np.where(sums <= LIMIT, (sums + 1) // 2, _NEVER).astype(np.uint8)
     words = np.ascontiguousarray(halves).view(np.uint64)
     weight = halves.max(axis=-1).min(axis=-1) + halves.mean(axis=-1).min(axis=-1) / 256
-    partner = np.full((blocks, count), -1, np.int64)
-    own, other = np.zeros_like(partner), np.zeros_like(partner)
-    free = exists.copy()
+    partner = np.full(exists.shape, -1, np.int64)
+    plane = np.zeros_like(partner)
+
+    def join(block: _Index, a: _Index, b: _Index, planes: tuple[_Index, _Index]) -> None:
+        partner[block, a], partner[block, b] = b, a
+        plane[block, a], plane[block, b] = planes
+
     for turn in range(_ROUNDS):
+        free = exists & (partner < 0)
         left = free.sum(axis=1)
-        if left.max(initial=0) < 2:
-            break
-        key = weight + (random.random(weight.shape) * 4 * turn if turn else 0)
-        order = np.argsort(np.where(free, key, np.inf), axis=1)
-        i = np.arange(left.max() // 2)
-        block, i = np.nonzero(i < (left // 2)[:, None])
+        order = np.argsort(np.where(free, weight + random.random(weight.shape) * 4 * turn, np.inf), axis=1)
+        block, i = np.nonzero(np.arange(left.max(initial=0) // 2) < (left // 2)[:, None])
         a, b = order[block, i], order[block, left[block] - 1 - i]
-        for plane_a in range(planes):
-            for plane_b in range(planes):
-                fits = (((words[block, a, plane_a] + words[block, b, plane_b] + _CARRY) & _TOP) == 0).all(axis=-1)
-                first, second = np.minimum(a, b)[fits], np.maximum(a, b)[fits]
-                swapped = (a > b)[fits]
-                at = block[fits]
-                partner[at, first], partner[at, second] = second, first
-                own[at, first] = np.where(swapped, plane_b, plane_a)
-                other[at, first] = np.where(swapped, plane_a, plane_b)
-                free[at, first] = free[at, second] = False
-                block, a, b = block[~fits], a[~fits], b[~fits]
-    return partner, own, other
+        fits, *planes = _fit(words, block, a, b)
+        join(block[fits], a[fits], b[fits], (planes[0][fits], planes[1][fits]))
+    for _ in range(_EXCHANGES):
+        free = exists & (partner < 0)
+        for start in range(0, len(free), _BLOCKS):
+            some = slice(start, start + _BLOCKS)
+            for block, a, b in _exchanges(words[some], weight[some], free[some], partner[some]):
+                _, *planes = _fit(words[some], block, a, b)
+                join(start + block, a, b, (planes[0], planes[1]))
+    return partner, plane, np.take_along_axis(plane, np.maximum(partner, 0), axis=1)
+
+
+def _exchanges(
+    words: NDArray[np.uint64], weight: NDArray[np.float64], free: NDArray[np.bool_], partner: _Index
+) -> list[tuple[_Index, _Index, _Index]]:
+    """Pairs to part, and what the two halves of each may be paired with instead: two of the ``free`` quads, the heavy
+    ones first. Returns block, free quad and half, twice."""
+    left = free.sum(axis=1)
+    if left.max(initial=0) < 2:
+        return []
+    singles = np.argsort(np.where(free, -weight, np.inf), axis=1)[:, : min(left.max(), _PARTED)]
+    open_ = np.arange(singles.shape[1]) < left[:, None]
+    c = np.argsort(partner <= np.arange(partner.shape[1]), axis=1, kind="stable")[:, :_PARTED]
+    d = np.take_along_axis(partner, c, axis=1)
+    halves = np.concatenate([c, d], axis=1)
+    block, i = np.nonzero(open_)
+    near = np.zeros((*singles.shape, halves.shape[1]), bool)
+    fits, *_ = _fit(
+        words, block.repeat(halves.shape[1]), singles[block, i].repeat(halves.shape[1]), halves[block].ravel()
+    )
+    near[block, i] = fits.reshape(len(block), -1)
+    rows, found = np.arange(len(free)), []
+    for pair in range(c.shape[1]):
+        with_c, with_d = open_ & near[:, :, pair], open_ & near[:, :, c.shape[1] + pair]
+        a = with_c.argmax(axis=1)
+        with_d[rows, a] = False
+        b = with_d.argmax(axis=1)
+        at = np.flatnonzero((d[:, pair] > c[:, pair]) & with_c[rows, a] & with_d[rows, b])
+        open_[at, a[at]] = open_[at, b[at]] = False
+        found += [(at, singles[at, a[at]], c[at, pair]), (at, singles[at, b[at]], d[at, pair])]
+    return found
+
+
+def _fit(words: NDArray[np.uint64], block: _Index, a: _Index, b: _Index) -> tuple[NDArray[np.bool_], _Index, _Index]:
+    """Whether the 16-bit sums of quads ``a`` and ``b`` of ``block`` fit together, and in which planes."""
+    fits, planes = np.zeros(len(a), bool), (np.zeros_like(a), np.zeros_like(a))
+    open_ = np.arange(len(a))
+    for pair in np.ndindex(words.shape[2], words.shape[2]):
+        at = block[open_]
+        total = words[at, a[open_], pair[0]] + words[at, b[open_], pair[1]]
+        found = (((total + _CARRY) & _TOP) == 0).all(axis=-1)
+        fits[open_[found]] = True
+        for plane, value in zip(planes, pair, strict=True):
+            plane[open_[found]] = value
+        open_ = open_[~found]
+    return fits, *planes

@@ -16,6 +16,8 @@ def _weights(kind: str) -> Array:
     shape = (4, 37, 8, 4)
     if kind == "normal":
         return np.clip(np.rint(random.normal(size=shape) * 33), -128, 127).astype(np.int8)
+    if kind == "small":
+        return random.integers(-16, 17, shape).astype(np.int8)
     if kind == "uniform":
         return random.integers(-128, 128, shape).astype(np.int8)
     if kind == "extremes":
@@ -51,7 +53,7 @@ def _sums_of_one_sign(lists: QuadLists) -> Array:
 
 
 @pytest.mark.parametrize("planes", PLANES)
-@pytest.mark.parametrize("kind", ["normal", "uniform", "extremes", "sparse"])
+@pytest.mark.parametrize("kind", ["normal", "small", "uniform", "extremes", "sparse"])
 def test_lists_hold_the_weights_without_saturation(kind: str, planes: int) -> None:
     """A weight lost or counted twice, or a sum that some input saturates, would change bits."""
     weights = _weights(kind)
