@@ -5,8 +5,9 @@ and then four, go together: the saturating packs of int32 to int16 and to uint8 
 within 128-bit quarters. So the two tiles of 16 channels hold the 32 channels in the order :data:`CHANNEL_ORDER`, in
 which the words of a pixel come out in their natural order.
 
-A residual addition ``(v - zv) * cv + (o - zo) * co`` runs on pairs of 16-bit words ``[v, o]``. The coefficients are too
-long for words: ``vpdpwssd`` multiplies the pairs by the low bits, and the pairs shifted left by the others.
+A change of scale of the result happens before the packs. A residual addition ``(v - zv) * cv + (o - zo) * co`` runs on
+pairs of 16-bit words ``[v, o]``. The coefficients are too long for words: ``vpdpwssd`` multiplies the pairs by the low
+bits, and the pairs shifted left by the others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tvm.script.ir_builder import tirx as builder
 
 from .compute.arithmetic import Output
 from .compute.conv2d import Conv2d, padded_channels
-from .compute.stages import Add, Stage
+from .compute.stages import Add, Requantize, Stage
 from .rows import where
 from .vectors import LANES, QUARTERS, broadcast, cut, llvm_call, round_to_int32, shuffle, unpack_words
 
@@ -35,6 +36,9 @@ SHIFT = 7
 MAX_COEFFICIENT = 2**21
 """Coefficients below this have high bits that fit into a word; sums of two products fit into int32."""
 
+MAX_RESCALE = 2.0**22
+"""A difference of bytes times less than this fits into int32."""
+
 CHANNEL_ORDER = np.array([8 * q + 4 * tile + e for tile in range(2) for q in range(QUARTERS) for e in range(4)])
 """Channel, of 32, of each sum of the two tiles."""
 
@@ -45,12 +49,18 @@ _PIXEL_ORDER = [
 
 
 def supports(problem: Conv2d) -> bool:
-    """Whether the result is bytes, of the sums alone or of one residual addition, and there are 32 channels."""
+    """Whether the result is bytes, 32 or more a pixel, of the sums alone or after one addition or change of scale."""
     if padded_channels(problem.oc) < CHANNELS or problem.window_sum or problem.output.dtype != "uint8":
         return False
     if not problem.stages:
         return True
-    return len(problem.stages) == 1 and _adds_bytes(problem.stages[0])
+    stage = problem.stages[0]
+    return len(problem.stages) == 1 and (_adds_bytes(stage) or _requantises_bytes(stage))
+
+
+def _requantises_bytes(stage: Stage) -> bool:
+    """Whether ``stage`` is a change of scale whose products fit into int32."""
+    return isinstance(stage, Requantize) and stage.output.dtype == "uint8" and 0 <= stage.multiplier < MAX_RESCALE
 
 
 def _adds_bytes(stage: Stage) -> bool:
@@ -103,18 +113,20 @@ class PackedEpilogue:
     def _words(self, sums: Any, first_slot: int, row: Expr, pixel: Expr) -> Expr:
         """32 results of a pixel as int16, zero point included, still to be clamped."""
         lanes = tirx.Ramp(0, 1, LANES)
+        stage = self.problem.stages[0] if self.problem.stages else None
         rounded = []
         for tile in range(2):
             multiplier = self.multiplier[tirx.Ramp(self.part * CHANNELS + tile * LANES, 1, LANES)]
             scaled = sums[first_slot + tile, row, lanes].astype(f"float32x{LANES}") * multiplier
-            rounded.append(round_to_int32(scaled if self.problem.below_one else cut(scaled)))
+            if isinstance(stage, Requantize):
+                rounded.append(_rescaled(scaled, stage, self.problem.output))
+            else:
+                rounded.append(round_to_int32(scaled if self.problem.below_one else cut(scaled)))
         value = _pack_words(*rounded)
-        if self.residual is None:
-            return _add_zero_point(value, self.problem.output)
-        other = self.residual[0, 0, pixel, self.channels].astype(f"int16x{CHANNELS}")
-        stage = self.problem.stages[0]
-        assert isinstance(stage, Add)
-        return _add_zero_point(_added(value, other, stage, self.problem.output), stage.output)
+        if isinstance(stage, Add):
+            other = self.residual[0, 0, pixel, self.channels].astype(f"int16x{CHANNELS}")
+            value = _added(value, other, stage, self.problem.output)
+        return _add_zero_point(value, stage.output if stage else self.problem.output)
 
 
 def _pack_words(low: Expr, high: Expr) -> Expr:
@@ -127,6 +139,16 @@ def _add_zero_point(value: Expr, output: Output) -> Expr:
         return value
     zero_point = broadcast(output.zero_point, "int16", CHANNELS)
     return llvm_call("sadd.sat", f"int16x{CHANNELS}", value, zero_point)
+
+
+def _rescaled(value: Expr, stage: Requantize, output: Output) -> Expr:
+    """``value`` rounded and clamped to ``output``, then with the scale of ``stage``: int32 without its zero point."""
+    # In this order the maximum of NaN and the lower end is the lower end.
+    value = tirx.max(value, broadcast(output.qmin - output.zero_point, "float32", LANES))
+    value = round_to_int32(tirx.min(value, broadcast(output.qmax - output.zero_point, "float32", LANES)))
+    if shift := output.zero_point - stage.zero_point:
+        value = value + broadcast(shift, "int32", LANES)
+    return round_to_int32(value.astype(f"float32x{LANES}") * broadcast(stage.multiplier, "float32", LANES))
 
 
 def _split(coefficient: int) -> tuple[int, int]:

@@ -4,10 +4,13 @@ A tile has up to fourteen neighbouring pixels of an output row, or some whole ro
 A step of the reduction loads two vectors of weights a slice, broadcasts four input channels a pixel and multiplies each
 pair of them. Where the width is no multiple of the tile, the last tile of a row starts early and computes some pixels
 twice; nothing is copied or cropped. The sums start from the bias and go through :mod:`schedules.packed_epilogue`.
+
+A short reduction is unrolled: all weights of a slice stay in registers while a strip of pixels passes.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +43,10 @@ the 32 registers."""
 LATENCY_CYCLES, STEP_CYCLES, TILE_CYCLES, EPILOGUE_CYCLES = 5.0, 1.0, 20.0, 6.0
 """What a step takes at least, what its loop costs, what a tile costs besides, and the epilogue of a pixel's slice."""
 
+MAX_RESIDENT_STEPS, RESIDENT_PIXELS, STRIP_PIXELS = 9, 4, 128
+"""Steps whose weights stay in registers, with the sums and the epilogue's constants; pixels of such a tile, enough not
+to wait for a product; pixels, at most, that pass one slice after the other and stay in the L1 cache."""
+
 L2_WEIGHT_BYTES = 1024 * 1024
 """Up to here the weights stay in the L2 cache, and all channels of a tile of pixels are computed before the next: the
 pixels stay in L1, results are written and residuals read in whole cache lines. Larger weights pass once."""
@@ -66,20 +73,27 @@ class PackedTile(Template):
             "pixels": (*range(MIN_PIXELS, min(MAX_PIXELS[1], width) + 1), *whole_rows),
             "slices": (1,) if _slices(problem) % 2 else (1, 2),
             "weights_first": (0, 1),
+            "resident": (0, 1) if _steps(problem) <= MAX_RESIDENT_STEPS and width >= RESIDENT_PIXELS else (0,),
         }
 
     def admits(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> bool:
+        if knobs["resident"]:
+            return (knobs["pixels"], knobs["slices"], knobs["weights_first"]) == (RESIDENT_PIXELS, 1, 0)
         return knobs["pixels"] <= MAX_PIXELS[knobs["slices"]]
 
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
         space = self.space(problem, dot)
+        if 1 in space["resident"]:
+            return {"pixels": RESIDENT_PIXELS, "slices": 1, "weights_first": 0, "resident": 1}
         tiles = [(p, s) for p in space["pixels"] for s in space["slices"] if p <= MAX_PIXELS[s]]
         pixels, slices = min(tiles, key=lambda tile: _estimate_cycles(problem, *tile))
         weight_bytes = _slices(problem) * CHANNELS * math.prod(problem.kernel) * problem.x_channels
-        return {"pixels": pixels, "slices": slices, "weights_first": int(weight_bytes > L2_WEIGHT_BYTES)}
+        weights_first = int(weight_bytes > L2_WEIGHT_BYTES)
+        return {"pixels": pixels, "slices": slices, "weights_first": weights_first, "resident": 0}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
-        return conv2d(problem, knobs["pixels"], knobs["slices"], weights_first=bool(knobs["weights_first"]))
+        tile = knobs["pixels"], knobs["slices"]
+        return conv2d(problem, *tile, weights_first=bool(knobs["weights_first"]), resident=bool(knobs["resident"]))
 
     def constants(
         self, problem: Conv2d, dot: DotProduct, knobs: Knobs, arrays: Sequence[np.ndarray]
@@ -113,11 +127,15 @@ def _quads(problem: Conv2d) -> int:
     return -(-problem.ic // DEPTH)
 
 
+def _steps(problem: Conv2d) -> int:
+    """Of the reduction."""
+    return math.prod(problem.kernel) * _quads(problem)
+
+
 def _estimate_cycles(problem: Conv2d, pixels: int, slices: int) -> float:
     """Cycles of an image and 32 channels."""
-    steps = math.prod(problem.kernel) * _quads(problem)
     step = (max(pixels * slices * VECTORS / 2, LATENCY_CYCLES) + STEP_CYCLES) / slices
-    tile = steps * step + TILE_CYCLES / slices + EPILOGUE_CYCLES * 2 * -(-pixels // 2)
+    tile = _steps(problem) * step + TILE_CYCLES / slices + EPILOGUE_CYCLES * 2 * -(-pixels // 2)
     return _tiles_an_image(problem, pixels) * tile
 
 
@@ -138,7 +156,9 @@ def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(0, 3, 4, 5, 1, 2, 6))
 
 
-def conv2d(problem: Conv2d, pixels: int, slices_a_tile: int, *, weights_first: bool) -> tvm.tirx.PrimFunc:
+def conv2d(
+    problem: Conv2d, pixels: int, slices_a_tile: int, *, weights_first: bool, resident: bool
+) -> tvm.tirx.PrimFunc:
     """The scheduled convolution; arguments as for ``compute.conv2d.conv2d``, the constants packed as above."""
     oh, ow = problem.output_size
     channels, slices = padded_channels(problem.oc), _slices(problem)
@@ -158,14 +178,18 @@ def conv2d(problem: Conv2d, pixels: int, slices_a_tile: int, *, weights_first: b
             flat = (1, 1, problem.n * oh * ow, channels)
             bias, multiplier, *residual = [view(b, flat) if len(b.shape) == 4 else b for b in extra]
             parts = slices // slices_a_tile
-            outer, inner = (parts, tiles) if weights_first else (tiles, parts)
+            strip = _strip_tiles(problem, pixels, tiles) if resident else 1
+            strips = -(-tiles // strip)
+            outer, inner = (parts, strips) if weights_first else (strips, parts)
             loop = builder.parallel if problem.macs >= MIN_PARALLEL_MACS else builder.serial
-            with loop(0, outer) as i, builder.serial(0, inner) as j:
-                part, tile = (i, j) if weights_first else (j, i)
+            with loop(0, outer) as i, builder.serial(0, inner) as j, builder.serial(0, strip) as in_strip:
+                part, tile = (i, j * strip + in_strip) if weights_first else (j, i * strip + in_strip)
                 source, target = _tile_start(problem, image_width, tile, pixels)
                 sums = builder.alloc_buffer((slices_a_tile * VECTORS, pixels, LANES), "int32", scope="local", align=64)
                 own = [part * slices_a_tile + s for s in range(slices_a_tile)]
-                _accumulate(problem, pixels, image, image_width, source, weight, bias, own, sums)
+                products = _unrolled_products if resident else _looped_products
+                _start(pixels, bias, own, sums)
+                products(problem, pixels, image, image_width, source, weight, own, sums)
                 for s, index in enumerate(own):
                     channel = index * CHANNELS
                     if channels % CHANNELS:
@@ -196,49 +220,87 @@ def _tile_start(problem: Conv2d, image_width: int, tile: Expr, pixels: int) -> t
     return image_row * image_width + column * problem.strides[1], (image * height + row) * width + column
 
 
-def _accumulate(
+def _strip_tiles(problem: Conv2d, pixels: int, tiles: int) -> int:
+    """Tiles of a strip: a row of the result, or equal parts where all rows are one."""
+    if not _is_flat(problem):
+        return -(-_row_pixels(problem) // pixels)
+    strips = -(-tiles * pixels // STRIP_PIXELS)
+    return -(-tiles // strips)
+
+
+def _start(pixels: int, bias: Any, slices: list[Expr], sums: Any) -> None:
+    """The sums of a tile are the bias."""
+    for slot, (index, vector) in enumerate(itertools.product(slices, range(VECTORS))):
+        start = builder.bind(bias[tirx.Ramp(index * CHANNELS + vector * LANES, 1, LANES)])
+        for pixel in range(pixels):
+            builder.buffer_store(sums, start, [slot, pixel, tirx.Ramp(0, 1, LANES)])
+
+
+def _looped_products(
     problem: Conv2d,
     pixels: int,
     image: Any,
     image_width: int,
     source: Expr,
     weight: Any,
-    bias: Any,
     slices: list[Expr],
     sums: Any,
 ) -> None:
-    """Bias plus products of a tile, all of it unrolled but the reduction."""
-    lanes, width = tirx.Ramp(0, 1, LANES), _row_pixels(problem)
-    positions = [p // width * problem.strides[0] * image_width + p % width * problem.strides[1] for p in range(pixels)]
+    """The products of a tile, all of it unrolled but the reduction."""
     bytes_ = view(image, (math.prod(int(d) for d in image.shape),))
-    vectors = [(index, vector) for index in slices for vector in range(VECTORS)]
-    weights = view(weight, (math.prod(int(d) for d in weight.shape),))
-    for slot, (index, vector) in enumerate(vectors):
-        start = builder.bind(bias[tirx.Ramp(index * CHANNELS + vector * LANES, 1, LANES)])
-        for pixel in range(pixels):
-            builder.buffer_store(sums, start, [slot, pixel, lanes])
     with (
         builder.serial(0, problem.kernel[0]) as kh,
         builder.serial(0, problem.kernel[1]) as kw,
         builder.serial(0, _quads(problem)) as quad,
     ):
-        window = kh * (problem.dilation[0] * image_width) + kw * problem.dilation[1]
-        first = builder.bind((source + window) * problem.x_channels + quad * DEPTH)
-        factors = [
-            builder.bind(weights[tirx.Ramp(_weight_offset(problem, index, kh, kw, quad, vector), 1, LANES * DEPTH)])
-            for index, vector in vectors
-        ]
-        for pixel, position in enumerate(positions):
-            four = tirx.reinterpret("int32", bytes_[tirx.Ramp(first + position * problem.x_channels, 1, DEPTH)])
-            operand = builder.bind(tirx.reinterpret(f"uint8x{LANES * DEPTH}", tirx.Broadcast(four, LANES)))
-            for slot, factor in enumerate(factors):
-                at = [slot, pixel, lanes]
-                product = llvm_call(
-                    "x86.avx512.vpdpbusd.512", f"int32x{LANES}", sums[slot, pixel, lanes], operand, factor
-                )
-                builder.buffer_store(sums, product, at)
+        first = builder.bind(_first_byte(problem, image_width, source, kh, kw, quad))
+        factors = [_factor(weight, index, kh, kw, quad, v) for index in slices for v in range(VECTORS)]
+        for pixel, offset in enumerate(_pixel_offsets(problem, pixels, image_width)):
+            _multiply(bytes_, first + offset, factors, sums, pixel)
 
 
-def _weight_offset(problem: Conv2d, index: Expr, kh: Expr, kw: Expr, quad: Expr, vector: int) -> Expr:
-    step = ((index * problem.kernel[0] + kh) * problem.kernel[1] + kw) * (_quads(problem)) + quad
-    return (step * VECTORS + vector) * (LANES * DEPTH)
+def _unrolled_products(
+    problem: Conv2d,
+    pixels: int,
+    image: Any,
+    image_width: int,
+    source: Expr,
+    weight: Any,
+    slices: list[Expr],
+    sums: Any,
+) -> None:
+    """The products of a tile, all unrolled; LLVM loads the weights, the same for all tiles, before a strip."""
+    bytes_ = view(image, (math.prod(int(d) for d in image.shape),))
+    first = builder.bind(source * problem.x_channels)
+    steps = list(itertools.product(*map(range, problem.kernel), range(_quads(problem))))
+    for kh, kw, quad in steps:
+        factors = [_factor(weight, index, kh, kw, quad, v) for index in slices for v in range(VECTORS)]
+        step = first + _first_byte(problem, image_width, 0, kh, kw, quad)
+        for pixel, offset in enumerate(_pixel_offsets(problem, pixels, image_width)):
+            _multiply(bytes_, step + offset, factors, sums, pixel)
+
+
+def _multiply(bytes_: Any, at: Expr, factors: list[Expr], sums: Any, pixel: int) -> None:
+    """Add the products of four input channels, in all lanes, and each vector of weights."""
+    four = tirx.reinterpret("int32", bytes_[tirx.Ramp(at, 1, DEPTH)])
+    operand = builder.bind(tirx.reinterpret(f"uint8x{LANES * DEPTH}", tirx.Broadcast(four, LANES)))
+    lanes = tirx.Ramp(0, 1, LANES)
+    for slot, factor in enumerate(factors):
+        total = llvm_call("x86.avx512.vpdpbusd.512", f"int32x{LANES}", sums[slot, pixel, lanes], operand, factor)
+        builder.buffer_store(sums, total, [slot, pixel, lanes])
+
+
+def _pixel_offsets(problem: Conv2d, pixels: int, image_width: int) -> list[int]:
+    """Bytes from the first pixel of a tile to each, in the image."""
+    width, (sh, sw) = _row_pixels(problem), problem.strides
+    return [(p // width * sh * image_width + p % width * sw) * problem.x_channels for p in range(pixels)]
+
+
+def _first_byte(problem: Conv2d, image_width: int, source: Any, kh: Any, kw: Any, quad: Any) -> Any:
+    """Of four channels, where the window of the pixel ``source`` begins there."""
+    window = kh * (problem.dilation[0] * image_width) + kw * problem.dilation[1]
+    return (source + window) * problem.x_channels + quad * DEPTH
+
+
+def _factor(weight: Any, index: Expr, kh: Any, kw: Any, quad: Any, vector: int) -> Expr:
+    return builder.bind(weight[index, kh, kw, quad, vector, 0, tirx.Ramp(0, 1, LANES * DEPTH)])

@@ -123,6 +123,15 @@ BELOW_ONE = [
     "conv_ic16oc48ih12y200lo40hi220_+add_belowone",
 ]
 
+# Few products an output, whose weights stay in registers: strips that do not divide the pixels, rows, one tile.
+SHORT = [
+    "conv_ic16oc48ih13iw21",
+    "conv_n2ic24oc80ih11iw13y77lo3hi250",
+    "conv_ic30oc32ih1iw5_+requantize",
+    "conv_ic3ih31iw23oc48kh3sh2ph1",
+    "conv_n2ic3ih9iw8oc64kh3ph1_+add",
+]
+
 # Enough work to run on several threads, with input and output both copied (padded, cropped).
 PARALLEL = [
     "conv_ic32oc64ih17iw31kh3ph1_+add",
@@ -142,7 +151,7 @@ DENSE = [
     "dense_2x2x3x3_k5n3_windowsum_+lookup",
 ]
 
-PROBLEMS = [*CHANNELS, *PIXELS, *WINDOWS, *STRIDED, *CORRECTED, *EPILOGUES, *BELOW_ONE, *PARALLEL, *DENSE]
+PROBLEMS = [*CHANNELS, *PIXELS, *WINDOWS, *STRIDED, *CORRECTED, *EPILOGUES, *BELOW_ONE, *SHORT, *PARALLEL, *DENSE]
 BATCH = Batch(PROBLEMS, case_of)
 
 GROUPED = [*GROUPS, *DEPTHWISE]
