@@ -61,8 +61,8 @@ CACHE_LINE, PREFETCH_BYTES = 64, 16 * 1024
 """Weights come from beyond the L2 cache when a slice is first used; they are asked for this far ahead of their use."""
 
 PIXEL_SHARES, GROUPS_A_SHARE = 4, 24
-"""Parts into which the pixels are cut at least, for the threads to share, and the groups of tiles from which on they are
-cut further. A part fetches every slice of the weights from L2 again: 24 groups are 2 to 4 % faster than 4 by network."""
+"""Parts into which the pixels are cut at least, for the threads to share, and the groups of tiles from which on there
+are more parts. Each fetches all slices of the weights from L2 again: 24 groups are 2 to 4 % faster than 4 by network."""
 
 
 class MatrixTile(Template):
