@@ -55,17 +55,18 @@ MAX_PIXELS = 10
 PIXELS = 8
 """From here on a tile gains nothing: loads of weights are hidden behind the arithmetic."""
 
-PANEL_BYTES = 32 * 1024
-"""Of the panel of a convolution of 1x1, which all channels of the result pass: it stays in the L1 cache."""
+PANEL_BYTES = 24 * 1024
+"""Of a panel that stays in the L1 cache while all channels of the result pass, besides weights and results."""
 
 MIN_COLUMNS = 6
-"""Pixels of such a panel at least, of however many channels."""
+"""Pixels of the panel of a 1x1 convolution at least, of however many channels."""
 
 PANEL_PIXELS = 28
 """Output pixels of any other panel at least, so that passing all weights from the L2 cache for it is cheap."""
 
-MAX_ROWS = 8
-"""Output rows of a panel at most: more save hardly any copying of the rows that neighbouring panels share."""
+MAX_ROWS, LARGE_PANEL = 8, 1.3
+"""Output rows of a panel at most: more save hardly any copying of the rows that neighbouring panels share. That a panel
+is larger than the L1 cache costs as much as copying it 1.3 times."""
 
 MIN_TASKS = 12
 """With fewer tasks threads would wait for each other."""
@@ -142,7 +143,7 @@ class QuadList(Template):
         products = problem.oc // problem.groups * math.prod(problem.kernel)
         planes = 3 if products >= THIRD_PLANE_PRODUCTS else 2
         columns = _choose_columns(problem, planes) if _is_pointwise(problem) else problem.output_size[1]
-        rows = _choose_rows(_folded(problem, columns))
+        rows = _choose_rows(_folded(problem, columns), planes)
         groups = 1
         if rows != WHOLE:
             blocks = padded_channels(problem.oc) // QUADS.lanes
@@ -188,16 +189,20 @@ def _choose_columns(problem: Conv2d, planes: int) -> int:
     return min(fitting, key=lambda c: (-(-c // PIXELS) / c, -c))
 
 
-def _choose_rows(problem: Conv2d) -> int:
+def _choose_rows(problem: Conv2d, planes: int) -> int:
     """Output rows of a panel."""
     oh, ow = problem.output_size
     if problem.oc * problem.ic // problem.groups * math.prod(problem.kernel) > L2_WEIGHTS:
         return WHOLE
     if problem.kernel == (1, 1):
         return 1
-    allowed = [r for r in divisors(oh, MAX_ROWS) if problem.n * oh // r >= MIN_TASKS]
-    enough = [r for r in allowed if r * ow >= PANEL_PIXELS]
-    return max(enough, default=WHOLE)
+    allowed = [r for r in divisors(oh, MAX_ROWS) if problem.n * oh // r >= MIN_TASKS and r * ow >= PANEL_PIXELS]
+
+    def copying(rows: int) -> float:
+        panel = _panel(problem, rows)
+        return panel.input_rows / rows * (LARGE_PANEL if panel.elements * (planes + 2) > PANEL_BYTES else 1)
+
+    return min(allowed, key=copying, default=WHOLE)
 
 
 def _is_pointwise(problem: Conv2d) -> bool:
