@@ -26,6 +26,7 @@ from tvm.script.ir_builder import tirx as builder
 
 from . import packed_epilogue
 from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, pack_channels, padded_channels
+from .folded import folded
 from .intrinsics.x86 import DotProduct
 from .matrix_plan import (
     DEPTH,
@@ -128,13 +129,18 @@ def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
             extra = [builder.arg(name, T.Buffer(shape, dtype)) for name, shape, dtype in arguments]
             result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
             builder.func_attr({"tirx.noalias": True})
-            if plan.phases:
-                image, image_width = in_phases(x, problem, plan.phases), plan.phases.columns
-            else:
-                image, image_width = surrounded(x, problem) if any(problem.padding) else (x, problem.w)
-            buffers = image, image_width, weight, _row_of_pixels(extra), _row_of_pixels([result])[0]
+            buffers = *_image(x, problem, plan), weight, _row_of_pixels(extra), _row_of_pixels([result])[0]
             _tiles(problem, plan, weights_first, *buffers)
         return ib.get()
+
+
+def _image(x: Any, problem: Conv2d, plan: Plan) -> tuple[Any, int]:
+    """The image as the plan wants it, and its columns."""
+    if plan.phases:
+        return in_phases(x, problem, plan.phases), plan.phases.columns
+    if plan.fold > 1:
+        return folded(x, problem, plan.fold)
+    return surrounded(x, problem) if any(problem.padding) else (x, problem.w)
 
 
 def _row_of_pixels(buffers: list[Any]) -> list[Any]:
@@ -280,7 +286,7 @@ def _accumulate(
     """
     flat_image = _flat(image)
     step_pixels = 1 if plan.phases else problem.strides[1]
-    stride = tirx.const(step_pixels * problem.x_channels, "int64")
+    stride = tirx.const(step_pixels * plan.pixel_bytes, "int64")
     for i in range(plan.pixel_tiles):
         for j in range(plan.channel_tiles):
             accumulator = _tile(SUMS + i * plan.channel_tiles + j)
@@ -295,13 +301,13 @@ def _accumulate(
         builder.serial(0, plan.steps) as step,
     ):
         y, x = kh * problem.dilation[0], kw * problem.dilation[1]
-        window = (plan.phases.position(y, x) if plan.phases else y * image_width + x) * problem.x_channels
+        window = (plan.phases.position(y, x) if plan.phases else y * image_width + x) * plan.pixel_bytes
         inside = tirx.min(step * plan.step_bytes, plan.run_bytes - plan.step_bytes)
         for j in range(plan.channel_tiles):
             address = T.address_of(weight[part, kh * plan.runs[1] + kw, step, j, 0, 0, 0])
             _intrinsic("tileloadd64", _tile(LAST - 1 - j), address, tirx.const(LANES * DEPTH, "int64"))
         for i, start in enumerate(starts):
-            address = T.address_of(flat_image[start * problem.x_channels + window + inside])
+            address = T.address_of(flat_image[start * plan.pixel_bytes + window + inside])
             _intrinsic("tileloadd64", _tile(PIXELS + i), address, stride)
             for j in range(plan.channel_tiles):
                 accumulator = _tile(SUMS + i * plan.channel_tiles + j)

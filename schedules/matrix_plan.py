@@ -9,7 +9,8 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from . import packed_epilogue
-from .compute.conv2d import Conv2d, padded_channels
+from .compute.conv2d import Conv2d, padded_channels, round_up
+from .folded import folded_rows
 from .phases import Phases, phases_of
 
 TILE_ROWS, TILE_BYTES, LANES, DEPTH = 16, 64, 16, 4
@@ -27,6 +28,8 @@ class Plan:
     Attributes:
         flat: the image is one row of pixels (1x1, no stride, no padding).
         phases: the image is stored in phases, see :class:`Phases`.
+        fold: rows of the image that are stored as one, see :mod:`schedules.folded`; 1 without.
+        pixel_bytes: of the image, rows folded.
         pitch: pixels from an output row to the next where tiles go on from one row to the next, through the padding
             between them; None where they end with the row.
         runs: (rows, columns) of the window that are separate runs of bytes; columns is 1 where a row is one run.
@@ -41,6 +44,8 @@ class Plan:
 
     flat: bool
     phases: Phases | None
+    fold: int
+    pixel_bytes: int
     pitch: int | None
     runs: tuple[int, int]
     run_bytes: int
@@ -80,7 +85,9 @@ def plan_of(problem: Conv2d) -> Plan:
     pitch = None if flat else _pitch(problem, phases)
     phases = phases if pitch else None
     whole_rows = problem.dilation[1] == 1 and not phases
-    run_bytes = problem.x_channels * (kw if whole_rows else 1)
+    fold = folded_rows(problem, TILE_BYTES)
+    pixel_bytes = fold * problem.x_channels
+    run_bytes = pixel_bytes * (kw if whole_rows else 1)
     if flat:
         row_pixels, rows = problem.n * oh * ow, 1
     elif pitch:
@@ -95,8 +102,10 @@ def plan_of(problem: Conv2d) -> Plan:
     return Plan(
         flat=flat,
         phases=phases,
+        fold=fold,
+        pixel_bytes=pixel_bytes,
         pitch=pitch,
-        runs=(kh, 1 if whole_rows else kw),
+        runs=(-(-kh // fold), 1 if whole_rows else kw),
         run_bytes=run_bytes,
         step_bytes=min(TILE_BYTES, run_bytes),
         steps=-(-run_bytes // TILE_BYTES),
@@ -140,8 +149,10 @@ def pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
     """(O, C, KH, KW) to (slices, runs, steps, tiles, step bytes / 4, 16, 4), in the order in which the kernel reads."""
     plan = plan_of(problem)
     filters = in_slices(weight, problem, plan)
-    dense = np.zeros((len(filters), *problem.kernel, problem.x_channels), np.int8)
-    dense[:, :, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
+    kh, kw = problem.kernel
+    dense = np.zeros((len(filters), round_up(kh, plan.fold), kw, problem.x_channels), np.int8)
+    dense[:, :kh, :, : problem.ic] = filters.transpose(0, 2, 3, 1)
+    dense = dense.reshape(len(filters), -1, plan.fold, kw, problem.x_channels).transpose(0, 1, 3, 2, 4)
     runs = dense.reshape(len(filters), plan.runs[0] * plan.runs[1], plan.run_bytes)
     steps = np.zeros((len(filters), runs.shape[1], plan.steps, plan.step_bytes), np.int8)
     for step in range(plan.steps):
@@ -199,12 +210,13 @@ def _tile_pixels(problem: Conv2d, plan: Plan, image_width: int, tile: Expr) -> T
         return TilePixels(start, tirx.const(0, "int32"), start, None, plan.row_pixels)
     oh, ow = problem.output_size
     top, _, bottom, _ = problem.padding
-    image_rows, row = problem.h + top + bottom, tile // plan.tiles_a_row
+    row = tile // plan.tiles_a_row
+    image_rows = round_up(problem.h + top + bottom, plan.fold) // plan.fold
     if plan.phases:
         image_rows = plan.phases.count * plan.phases.rows
     if plan.pitch:
         return TilePixels(row * image_rows * image_width + start, row * oh * ow, start, plan.pitch, ow)
-    image_row = row // oh * image_rows + row % oh * problem.strides[0]
+    image_row = row // oh * image_rows + row % oh * (problem.strides[0] // plan.fold)
     return TilePixels(image_row * image_width + start * problem.strides[1], row * ow, start, None, ow)
 
 

@@ -56,6 +56,14 @@ STRIDED = [
     "conv_ic64ih12iw9oc16kh3kw5sh1sw2ph1pw2_int32",
 ]
 
+# Rows of few channels, which the matrix unit reads folded: odd sizes, padding of one side, a zero point, several images.
+FOLDED = [
+    "conv_ic3ih16iw18oc32kh7sh2ph3zp3",
+    "conv_n2ic3ih15iw13oc24kh7sh2ph3",
+    "conv_ic4ih17iw9oc32kh7sh2ph2pw0pb1pr3_+add",
+    "conv_ic2ih20iw33oc16kh7kw6sh2sw3_int32",
+]
+
 # Sizes of a group that divide the vector lanes, are a multiple of them, and do neither; groups of few inputs.
 GROUPS = [
     "conv_g2ic32ih5oc32kh3ph1",
@@ -151,7 +159,19 @@ DENSE = [
     "dense_2x2x3x3_k5n3_windowsum_+lookup",
 ]
 
-PROBLEMS = [*CHANNELS, *PIXELS, *WINDOWS, *STRIDED, *CORRECTED, *EPILOGUES, *BELOW_ONE, *SHORT, *PARALLEL, *DENSE]
+PROBLEMS = [
+    *CHANNELS,
+    *PIXELS,
+    *WINDOWS,
+    *STRIDED,
+    *FOLDED,
+    *CORRECTED,
+    *EPILOGUES,
+    *BELOW_ONE,
+    *SHORT,
+    *PARALLEL,
+    *DENSE,
+]
 BATCH = Batch(PROBLEMS, case_of)
 
 GROUPED = [*GROUPS, *DEPTHWISE]
