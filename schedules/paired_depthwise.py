@@ -1,4 +1,4 @@
-"""Depthwise convolution with 256-bit vectors: 16 channels at once, two rows of the window in one instruction.
+"""Depthwise convolution with 256-bit vectors: 8 channels at once, two rows of the window in one instruction.
 
 ``vpmaddwd`` adds two products to each of 8 sums. Here the two are neighbouring rows of one column of the window, for
 the same channel: their bytes are interleaved and widened to 16 bits, where no sum of products can overflow, and serve
@@ -19,7 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
 from . import byte_epilogue
-from .compute.conv2d import CHANNEL_BLOCK, Conv2d, pack_channels, padded_channels
+from .compute.conv2d import Conv2d, pack_channels, padded_channels
 from .intrinsics.x86 import DotProduct
 from .rows import view
 from .surround import surrounded
@@ -27,10 +27,9 @@ from .template import Knobs, Template
 from .threads import MIN_PARALLEL_MACS
 
 LANES = byte_epilogue.LANES
-HALVES = CHANNEL_BLOCK // LANES
 
-TILE_COLUMNS, MAX_TILE_COLUMNS = 4, 6
-"""Output columns of a tile: at 4, 8 of the 16 registers hold their sums, and the epilogue packs four."""
+MAX_TILE_COLUMNS = 8
+"""Output columns of a tile: 8 of the 16 registers hold their sums, six the weights of a window of 3x3."""
 
 
 class PairedDepthwise(Template):
@@ -45,7 +44,8 @@ class PairedDepthwise(Template):
         return {"columns": tuple(range(1, min(MAX_TILE_COLUMNS, problem.output_size[1]) + 1))}
 
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
-        return {"columns": min(TILE_COLUMNS, problem.output_size[1])}
+        width = problem.output_size[1]
+        return {"columns": -(-width // -(-width // MAX_TILE_COLUMNS))}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
         return depthwise_conv2d(problem, knobs["columns"])
@@ -62,22 +62,20 @@ def _row_pairs(problem: Conv2d) -> int:
 
 
 def _pack_weight(weight: np.ndarray, problem: Conv2d) -> np.ndarray:
-    """(C, 1, KH, KW) to (blocks, KW, row pairs, halves, lanes * 2) int16, zero for the row that the window lacks."""
+    """(C, 1, KH, KW) to (blocks, KW, row pairs, lanes * 2) int16, zero for the row that the window lacks."""
     kh, kw = problem.kernel
     taps = np.zeros((padded_channels(problem.oc), 2 * _row_pairs(problem), kw), np.int16)
     taps[: problem.oc, :kh] = weight[:, 0]
-    split = taps.reshape(-1, HALVES, LANES, _row_pairs(problem), 2, kw)
-    return np.ascontiguousarray(split.transpose(0, 5, 3, 1, 2, 4)).reshape(
-        -1, kw, _row_pairs(problem), HALVES, 2 * LANES
-    )
+    split = taps.reshape(-1, LANES, _row_pairs(problem), 2, kw)
+    return np.ascontiguousarray(split.transpose(0, 4, 2, 1, 3)).reshape(-1, kw, _row_pairs(problem), 2 * LANES)
 
 
 def depthwise_conv2d(problem: Conv2d, tile: int) -> tvm.tirx.PrimFunc:
     """The convolution in tiles of ``tile`` columns. Arguments: x, weight (packed), bias, multiplier, result."""
     oh, ow = problem.output_size
     channels = padded_channels(problem.oc)
-    blocks = channels // CHANNEL_BLOCK
-    weight_shape = (blocks, problem.kernel[1], _row_pairs(problem), HALVES, 2 * LANES)
+    blocks = channels // LANES
+    weight_shape = (blocks, problem.kernel[1], _row_pairs(problem), 2 * LANES)
     with IRBuilder() as ib:
         with builder.prim_func(s_tir=True):
             builder.func_name("main")
@@ -92,16 +90,14 @@ def depthwise_conv2d(problem: Conv2d, tile: int) -> tvm.tirx.PrimFunc:
             pixels = view(image, (problem.n * rows * width, channels))
             loop = builder.parallel if problem.macs >= MIN_PARALLEL_MACS else builder.serial
             with loop(0, problem.n * oh) as row:
-                sums = [builder.alloc_buffer((tile * LANES,), "int32", scope="local") for _ in range(HALVES)]
+                sums = builder.alloc_buffer((tile * LANES,), "int32", scope="local")
                 first_row = row // oh * rows + row % oh * problem.strides[0]
                 with builder.serial(0, blocks) as block, builder.serial(0, -(-ow // tile)) as step:
                     column = tirx.min(step * tile, ow - tile)
                     first = first_row * width + column * problem.strides[1]
                     _accumulate(problem, tile, pixels, first, width, weight, bias, block, sums)
                     at = row // oh, row % oh, column
-                    for half in range(HALVES):
-                        channel = block * CHANNEL_BLOCK + half * LANES
-                        byte_epilogue.store(problem, [bias, multiplier], sums[half], tile, at, channel, result)
+                    byte_epilogue.store(problem, [bias, multiplier], sums, tile, at, block * LANES, result)
         return ib.get()
 
 
@@ -114,43 +110,34 @@ def _accumulate(
     weight: Any,
     bias: Any,
     block: Expr,
-    sums: list[Any],
+    sums: Any,
 ) -> None:
     """The sums of ``tile`` columns; each column of the image is interleaved once for all outputs that read it."""
     (kh, kw), (_, sw), (dh, dw) = problem.kernel, problem.strides, problem.dilation
-    for half in range(HALVES):
-        start = builder.bind(bias[tirx.Ramp(block * CHANNEL_BLOCK + half * LANES, 1, LANES)])
-        for o in range(tile):
-            builder.buffer_store(sums[half], start, [tirx.Ramp(o * LANES, 1, LANES)])
+    start = builder.bind(bias[tirx.Ramp(block * LANES, 1, LANES)])
+    for o in range(tile):
+        builder.buffer_store(sums, start, [tirx.Ramp(o * LANES, 1, LANES)])
     for offset in range((tile - 1) * sw + (kw - 1) * dw + 1):
         readers = [(o, k) for o in range(tile) for k in range(kw) if o * sw + k * dw == offset]
         if not readers:
             continue
         for pair in range(_row_pairs(problem)):
             rows = [first + offset + r * dh * width for r in range(2 * pair, min(2 * pair + 2, kh))]
-            for half, words in enumerate(_words(pixels, rows, block * CHANNEL_BLOCK)):
-                for o, k in readers:
-                    at = tirx.Ramp(o * LANES, 1, LANES)
-                    tap = weight[block, k, pair, half, tirx.Ramp(0, 1, 2 * LANES)]
-                    product = _call("llvm.x86.avx2.pmadd.wd", f"int32x{LANES}", words, tap)
-                    builder.buffer_store(sums[half], sums[half][at] + product, [at])
+            words = _words(pixels, rows, block * LANES)
+            for o, k in readers:
+                at = tirx.Ramp(o * LANES, 1, LANES)
+                tap = weight[block, k, pair, tirx.Ramp(0, 1, 2 * LANES)]
+                product = _call("llvm.x86.avx2.pmadd.wd", f"int32x{LANES}", words, tap)
+                builder.buffer_store(sums, sums[at] + product, [at])
 
 
-def _words(pixels: Any, rows: list[Expr], channel: Expr) -> list[Expr]:
-    """For each half of the channels, a vector of 8 x 2 words: one or two rows of the same channel side by side."""
+def _words(pixels: Any, rows: list[Expr], channel: Expr) -> Expr:
+    """A vector of 8 x 2 words: one or two rows of the same channel side by side."""
+    loaded = [builder.bind(pixels[row, tirx.Ramp(channel, 1, LANES)]) for row in rows]
     if len(rows) == 1:
-        halves = []
-        for half in range(HALVES):
-            value = pixels[rows[0], tirx.Ramp(channel + half * LANES, 1, LANES)].astype(f"int32x{LANES}")
-            halves.append(builder.bind(tirx.reinterpret(f"int16x{2 * LANES}", value)))
-        return halves
-    a, b = [builder.bind(pixels[row, tirx.Ramp(channel, 1, CHANNEL_BLOCK)]) for row in rows]
-    halves = []
-    for half in range(HALVES):
-        order = [i for c in range(half * LANES, (half + 1) * LANES) for i in (c, CHANNEL_BLOCK + c)]
-        mixed = tirx.Shuffle([a, b], [tirx.const(i, "int32") for i in order])
-        halves.append(builder.bind(mixed.astype(f"int16x{2 * LANES}")))
-    return halves
+        return builder.bind(tirx.reinterpret(f"int16x{2 * LANES}", loaded[0].astype(f"int32x{LANES}")))
+    order = [tirx.const(i, "int32") for c in range(LANES) for i in (c, LANES + c)]
+    return builder.bind(tirx.Shuffle(loaded, order).astype(f"int16x{2 * LANES}"))
 
 
 def _call(name: str, dtype: str, *args: Expr) -> Expr:
