@@ -25,6 +25,7 @@ from tvm.script.ir_builder import tirx as builder
 
 from . import packed_epilogue
 from .compute.conv2d import Conv2d, epilogue_arguments, padded_channels
+from .compute.stages import Add
 from .intrinsics.x86 import DotProduct
 from .packed_epilogue import CHANNEL_ORDER, CHANNELS, PackedEpilogue
 from .rows import view
@@ -42,6 +43,10 @@ the 32 registers."""
 
 LATENCY_CYCLES, STEP_CYCLES, TILE_CYCLES, EPILOGUE_CYCLES = 5.0, 1.0, 20.0, 6.0
 """What a step takes at least, what its loop costs, what a tile costs besides, and the epilogue of a pixel's slice."""
+
+ADD_CYCLES, ADD_PIXELS, SPILL_CYCLES = 11.0, 12, 3.0
+"""What a residual addition costs besides, by pixel and slice; in tiles of up to 12 pixels its constants find registers,
+in larger ones LLVM moves vectors to the stack and back."""
 
 MAX_RESIDENT_STEPS, RESIDENT_PIXELS, STRIP_PIXELS = 9, 4, 128
 """Steps whose weights stay in registers, with the sums and the epilogue's constants; pixels of such a tile, enough not
@@ -135,7 +140,10 @@ def _steps(problem: Conv2d) -> int:
 def _estimate_cycles(problem: Conv2d, pixels: int, slices: int) -> float:
     """Cycles of an image and 32 channels."""
     step = (max(pixels * slices * VECTORS / 2, LATENCY_CYCLES) + STEP_CYCLES) / slices
-    tile = _steps(problem) * step + TILE_CYCLES / slices + EPILOGUE_CYCLES * 2 * -(-pixels // 2)
+    epilogue = EPILOGUE_CYCLES
+    if any(isinstance(stage, Add) for stage in problem.stages):
+        epilogue += ADD_CYCLES + SPILL_CYCLES * (pixels * slices > ADD_PIXELS)
+    tile = _steps(problem) * step + TILE_CYCLES / slices + epilogue * 2 * -(-pixels // 2)
     return _tiles_an_image(problem, pixels) * tile
 
 
