@@ -56,7 +56,7 @@ STRIDED = [
     "conv_ic64ih12iw9oc16kh3kw5sh1sw2ph1pw2_int32",
 ]
 
-# Rows of few channels, which the matrix unit reads folded: odd sizes, padding of one side, a zero point, several images.
+# Rows of few channels, which the matrix unit reads folded: odd sizes, uneven padding, a zero point, several images.
 FOLDED = [
     "conv_ic3ih16iw18oc32kh7sh2ph3zp3",
     "conv_n2ic3ih15iw13oc24kh7sh2ph3",
