@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +38,9 @@ from .compute.conv2d import (
 )
 from .intrinsics.x86 import DOT_PRODUCTS, DotProduct
 from .quad_packing import ORDERS, QUAD_BYTES, make_lists
+from .quad_panel import WHOLE, Panel, alloc_copies, copy_row, panel_of
 from .register_tile import divisors
-from .rows import lanes, ramp, view
+from .rows import view
 from .template import Knobs, Template
 from .threads import MIN_PARALLEL_MACS
 
@@ -76,35 +77,6 @@ L2_WEIGHTS = 5 * 2**18
 
 THIRD_PLANE_PRODUCTS = 128
 """Products of an activation from which on a third order of the activations saves more than its copy costs."""
-
-WHOLE = 0
-"""Rows of a panel that holds all images: it is copied first, and then blocks of channels are shared out to threads."""
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """The copy of the activations: ``planes`` orders of bytes, and words.
-
-    Attributes:
-        rows: output rows that it serves.
-        input_rows, columns: rows and pixels of a row in it.
-        row_step, column_step: rows and pixels from one output to the next.
-        row_elements: activations of a row.
-        images: that it holds.
-    """
-
-    rows: int
-    input_rows: int
-    columns: int
-    row_step: int
-    column_step: int
-    row_elements: int
-    images: int
-
-    @property
-    def elements(self) -> int:
-        """Activations of a plane."""
-        return self.images * self.input_rows * self.row_elements
 
 
 class QuadList(Template):
@@ -161,7 +133,7 @@ class QuadList(Template):
         packed = pack_weight(weight, problem, QUADS)
         blocks, kh, kw, depth = packed.shape[:4]
         lists = make_lists(packed.reshape(blocks, kh * kw * depth, *packed.shape[4:]), knobs["planes"])
-        panel = _panel(_folded(problem, knobs["columns"]), knobs["rows"])
+        panel = panel_of(_folded(problem, knobs["columns"]), knobs["rows"])
         row, column, channel = np.unravel_index(lists.channel, (kh, kw, depth * QUADS.depth))
         span = channel_span(problem, QUADS)
         first = np.repeat([int(span.start(block)) for block in range(blocks)], np.diff(lists.starts[::LISTS]))
@@ -199,7 +171,7 @@ def _choose_rows(problem: Conv2d, planes: int) -> int:
     allowed = [r for r in divisors(oh, MAX_ROWS) if problem.n * oh // r >= MIN_TASKS and r * ow >= PANEL_PIXELS]
 
     def copying(rows: int) -> float:
-        panel = _panel(problem, rows)
+        panel = panel_of(problem, rows)
         return panel.input_rows / rows * (LARGE_PANEL if panel.elements * (planes + 2) > PANEL_BYTES else 1)
 
     return min(allowed, key=copying, default=WHOLE)
@@ -217,21 +189,11 @@ def _folded(problem: Conv2d, columns: int) -> Conv2d:
     return replace(problem, n=1, h=problem.n * oh * ow // columns, w=columns)
 
 
-def _panel(problem: Conv2d, rows: int) -> _Panel:
-    oh, ow = problem.output_size
-    (kh, kw), (sh, sw), (dh, dw) = problem.kernel, problem.strides, problem.dilation
-    row_step, column_step = (1 if kh == 1 else sh), (1 if kw == 1 else sw)
-    input_rows = ((rows or oh) - 1) * row_step + (kh - 1) * dh + 1
-    columns = (ow - 1) * column_step + (kw - 1) * dw + 1
-    images = problem.n if rows == WHOLE else 1
-    return _Panel(rows or oh, input_rows, columns, row_step, column_step, columns * problem.x_channels, images)
-
-
 def conv2d(problem: Conv2d, pixels: int, columns: int, rows: int, groups: int, planes: int) -> tvm.tirx.PrimFunc:
     """The scheduled convolution. Arguments: x, weights, offsets, starts (see ``quad_packing``), bias, multiplier,
     [window_sum, weight_zero_point], the stages' operands, result."""
     given, problem = problem, _folded(problem, columns)
-    panel = _panel(problem, rows)
+    panel = panel_of(problem, rows)
     oh, ow = problem.output_size
     channels = padded_channels(problem.oc)
     blocks = channels // QUADS.lanes
@@ -255,10 +217,10 @@ def conv2d(problem: Conv2d, pixels: int, columns: int, rows: int, groups: int, p
             lists = weights, offsets, starts
             image_rows = panel.input_rows * panel.row_elements
             if rows == WHOLE:
-                copies = _copies(panel, planes)
+                copies = alloc_copies(panel, planes)
                 with loop(0, problem.n * panel.input_rows) as row:
                     image = row // panel.input_rows
-                    _copy_row(problem, panel, x, image, tirx.const(0, "int32"), row % panel.input_rows, copies, row)
+                    copy_row(problem, panel, x, image, tirx.const(0, "int32"), row % panel.input_rows, copies, row)
                 with loop(0, blocks) as block:
                     sums = builder.alloc_buffer((pixels * QUADS.lanes,), "int32", scope="local")
                     with builder.serial(0, problem.n) as image, builder.serial(0, oh) as y:
@@ -267,11 +229,11 @@ def conv2d(problem: Conv2d, pixels: int, columns: int, rows: int, groups: int, p
             else:
                 with loop(0, problem.n * (oh // rows) * groups) as task:
                     sums = builder.alloc_buffer((pixels * QUADS.lanes,), "int32", scope="local")
-                    copies = _copies(panel, planes)
+                    copies = alloc_copies(panel, planes)
                     part = task // groups
                     image, first = part // (oh // rows), part % (oh // rows) * rows
                     with builder.serial(0, panel.input_rows) as row:
-                        _copy_row(problem, panel, x, image, first, row, copies, row)
+                        copy_row(problem, panel, x, image, first, row, copies, row)
                     with builder.serial(0, rows) as y, builder.serial(0, blocks // groups) as member:
                         block = task % groups * (blocks // groups) + member
                         base = y * panel.row_step * panel.row_elements
@@ -279,91 +241,9 @@ def conv2d(problem: Conv2d, pixels: int, columns: int, rows: int, groups: int, p
         return ib.get()
 
 
-def _copies(panel: _Panel, planes: int) -> tuple[Any, Any]:
-    """The planes of bytes, one after the other, and the words."""
-    return (
-        builder.alloc_buffer((planes * panel.elements,), "uint8"),
-        builder.alloc_buffer((panel.elements,), "uint16"),
-    )
-
-
-def _copy_row(
-    problem: Conv2d,
-    panel: _Panel,
-    x: Any,
-    image: Expr,
-    first: Expr,
-    row: Expr,
-    copies: tuple[Any, Any],
-    copied_row: Expr,
-) -> None:
-    """Row ``row`` of the panel for the outputs from row ``first`` on, to row ``copied_row`` of every copy."""
-    channels = problem.x_channels
-    top, left = problem.padding[:2]
-    step = problem.strides[0]
-    y = (first + row) * step - top if panel.row_step != step else first * step + row - top
-    outside = tirx.const(problem.x_zero_point, "uint8")
-    begin = copied_row * panel.row_elements
-
-    def pad(start: Expr | int, count: int) -> None:
-        _pieces(count, lambda at, size: _store(panel, copies, begin + start + at, lanes(outside, size), size))
-
-    def move(target: Expr | int, source: Expr | int, count: int) -> None:
-        def piece(at: Expr, size: int) -> None:
-            value = builder.bind(x[image, y, ramp(source + at, size)])
-            _store(panel, copies, begin + target + at, value, size)
-
-        _pieces(count, piece)
-
-    with builder.If(tirx.all(y >= 0, y < problem.h)):
-        with builder.Then():
-            if panel.column_step == problem.strides[1]:
-                inside = min(problem.w, panel.columns - left)
-                pad(0, left * channels)
-                move(left * channels, 0, inside * channels)
-                pad((left + inside) * channels, (panel.columns - left - inside) * channels)
-            else:
-                with builder.serial(0, panel.columns) as column:
-                    source = column * problem.strides[1] - left
-                    with builder.If(tirx.all(source >= 0, source < problem.w)):
-                        with builder.Then():
-                            move(column * channels, source * channels, channels)
-                        with builder.Else():
-                            pad(column * channels, channels)
-        with builder.Else():
-            pad(0, panel.row_elements)
-
-
-def _pieces(count: int, piece: Callable[[Expr, int], None]) -> None:
-    """Call ``piece(start, size)`` for vectors of 32, 16, 8 and 4 elements that make up ``count``."""
-    start = 0
-    for size in (QUAD_BYTES, QUAD_BYTES // 2, QUAD_BYTES // 4, QUADS.depth):
-        pieces = (count - start) // size
-        with builder.serial(0, pieces) as i:
-            piece(start + i * size, size)
-        start += pieces * size
-
-
-def _store(panel: _Panel, copies: tuple[Any, Any], at: Expr, value: Expr, size: int) -> None:
-    """``value`` to every plane of bytes, and to the words."""
-    planes, words = copies
-    for plane in range(int(planes.shape[0]) // panel.elements):
-        builder.buffer_store(planes, _reordered(value, plane, size), [ramp(at + plane * panel.elements, size)])
-    builder.buffer_store(words, value.astype(f"uint16x{size}"), [ramp(at, size)])
-
-
-def _reordered(value: Expr, plane: int, size: int) -> Expr:
-    """Each four neighbours of a vector in the order of ``plane``."""
-    if plane == 0:
-        return value
-    return tirx.Shuffle(
-        [value], [tirx.const(int(4 * quad + i), "int32") for quad in range(size // 4) for i in ORDERS[plane]]
-    )
-
-
 def _row(
     problem: Conv2d,
-    panel: _Panel,
+    panel: Panel,
     pixels: int,
     copies: tuple[Any, Any],
     base: Expr,
