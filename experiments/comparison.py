@@ -6,7 +6,6 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from math import inf
 
 import onnx
@@ -110,7 +109,7 @@ class Comparison:
                     continue
             artefacts[engine] = artefact.path
             if engine == REFERENCE:
-                self._report.preparation[f"{network}, batch {batch}"] = asdict(artefact)
+                self._report.preparation[f"{network}, batch {batch}"] = artefact.report()
                 if artefact.commit != self._report.machine.commit:
                     self._remark(f"{network}, batch {batch}: Octet's library was compiled at commit {artefact.commit}")
         return artefacts

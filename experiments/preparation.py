@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments import zoo
 from experiments.engines import ENGINES
@@ -26,6 +27,10 @@ class Artefact:
     """The most memory meanwhile."""
     commit: str
     """Of Octet."""
+
+    def report(self) -> dict[str, Any]:
+        """What a reader on another machine can use: the file's name without this machine's folders."""
+        return {"file": Path(self.path).name, "seconds": self.seconds, "peak_mib": self.peak_mib, "commit": self.commit}
 
 
 class Preparation:
