@@ -8,7 +8,7 @@ an image row likewise computes some pixels twice. Where rows are short, tiles go
 compute of the padding between is dropped. Nothing is read or written outside.
 
 The sums pass through a buffer in the L1 cache to the epilogue: that of :mod:`schedules.packed_epilogue` where it
-applies, between the products of the next sums; else one on vectors of 16 channels, at once.
+applies, in pieces between the products of the next sums; else one on vectors of 16 channels, at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
-from . import packed_epilogue
 from .compute.conv2d import Conv2d, epilogue, epilogue_arguments, pack_channels, padded_channels
 from .folded import folded
 from .intrinsics.x86 import DotProduct
@@ -42,6 +41,7 @@ from .matrix_plan import (
     tile_pixels,
     weight_bytes,
 )
+from .pending_epilogue import PendingEpilogue
 from .phases import in_phases
 from .rows import view, where
 from .surround import surrounded
@@ -201,8 +201,10 @@ def _tiles(
     outer, inner = (plan.slices, shares) if weights_first else (shares, plan.slices)
     with builder.parallel(0, outer) as i:
         _configure(plan)
-        sums = builder.alloc_buffer((4, TILE_ROWS, LANES), "int32", scope="local", align=TILE_BYTES)
-        pending = _Pending(problem, plan, image_width, sums, extra, result) if plan.packed else None
+        slots = plan.pixel_tiles * plan.channel_tiles
+        shape = ((2 if plan.packed else 1) * slots, TILE_ROWS, LANES)
+        sums = builder.alloc_buffer(shape, "int32", scope="local", align=TILE_BYTES)
+        pending = PendingEpilogue(problem, plan, image_width, sums, extra, result) if plan.packed else None
         with builder.serial(0, inner) as j:
             part, share = (i, j) if weights_first else (j, i)
             first, end = share * groups // shares, (share + 1) * groups // shares
@@ -212,10 +214,12 @@ def _tiles(
                 starts = [tile.image for tile in tiles]
                 ahead = _NextSlice(plan, weight, part, group) if weights_first else _SameSlice(plan, weight, part, step)
                 _accumulate(problem, plan, image, image_width, weight, starts, part, ahead, extra[0], pending)
-                for slot in range(plan.pixel_tiles * plan.channel_tiles):
-                    address = T.address_of(sums[slot, 0, 0])
+                first_slot = pending.free_slot() if pending else 0
+                for slot in range(slots):
+                    address = T.address_of(sums[first_slot + slot, 0, 0])
                     _intrinsic("tilestored64", _tile(SUMS + slot), address, tirx.const(TILE_BYTES, "int64"))
                 if pending:
+                    pending.complete()
                     pending.set(part, group)
                 for k, tile in enumerate([] if pending else tiles):
                     for b in range(plan.channel_tiles):
@@ -276,10 +280,10 @@ def _accumulate(
     part: Expr,
     ahead: _NextSlice | _SameSlice,
     bias: Any,
-    pending: _Pending | None,
+    pending: PendingEpilogue | None,
 ) -> None:
-    """The sums of a group of tiles; between the steps, the epilogue of the ``pending`` one, and the prefetching of the
-    weights that come ``ahead``.
+    """The sums of a group of tiles; between the products, pieces of the epilogue of the ``pending`` one, and the
+    prefetching of the weights that come ``ahead``.
 
     For the packed epilogue the sums start from the bias: 16 rows that are all the same, one behind the other with a
     distance of zero.
@@ -303,6 +307,7 @@ def _accumulate(
         y, x = kh * problem.dilation[0], kw * problem.dilation[1]
         window = (plan.phases.position(y, x) if plan.phases else y * image_width + x) * plan.pixel_bytes
         inside = tirx.min(step * plan.step_bytes, plan.run_bytes - plan.step_bytes)
+        done = (kh * plan.runs[1] + kw) * plan.steps + step
         for j in range(plan.channel_tiles):
             address = T.address_of(weight[part, kh * plan.runs[1] + kw, step, j, 0, 0, 0])
             _intrinsic("tileloadd64", _tile(LAST - 1 - j), address, tirx.const(LANES * DEPTH, "int64"))
@@ -312,10 +317,9 @@ def _accumulate(
             for j in range(plan.channel_tiles):
                 accumulator = _tile(SUMS + i * plan.channel_tiles + j)
                 _intrinsic("tdpbusd", accumulator, _tile(PIXELS + i), _tile(LAST - 1 - j))
-        done = (kh * plan.runs[1] + kw) * plan.steps + step
+            if pending:
+                pending.advance(done, i)
         ahead.prefetch(done)
-        if pending:
-            pending.advance(done, plan.all_steps)
 
 
 def _epilogue(
@@ -327,47 +331,3 @@ def _epilogue(
         with where(inside), builder.vectorized(0, LANES) as lane:
             value = epilogue(problem, extra, sums[slot, row, lane], (zero, zero, pixel), channel + lane)
             builder.buffer_store(result, value, [0, 0, pixel, channel + lane])
-
-
-class _Pending:
-    """The group of tiles whose sums wait in the buffer, and its packed epilogue, spread over the steps of the next.
-
-    The matrix unit works for 16 cycles on a product, in which the vector units are free.
-    """
-
-    def __init__(self, problem: Conv2d, plan: Plan, image_width: int, sums: Any, extra: list[Any], result: Any) -> None:
-        self._problem, self._plan, self._image_width = problem, plan, image_width
-        self._sums, self._extra, self._result = sums, extra, result
-        self._pairs = -(-plan.pixels // packed_epilogue.PIXELS)
-        self._state = builder.alloc_buffer((2,), "int32", scope="local")
-        self.set(tirx.const(0, "int32"), tirx.const(-1, "int32"))
-
-    def set(self, part: Expr, group: Expr) -> None:
-        """The sums in the buffer are now those of ``group``, or of none at all if it is negative."""
-        builder.buffer_store(self._state, part, [0])
-        builder.buffer_store(self._state, group, [1])
-
-    def advance(self, step: Expr, steps: int) -> None:
-        """The part of the epilogue that belongs behind ``step`` of ``steps``."""
-        pairs_a_step = -(-self._pairs // steps)
-        with builder.If(tirx.all(self._state[1] >= 0, step * pairs_a_step < self._pairs)), builder.Then():
-            self._store(step * pairs_a_step, pairs_a_step)
-
-    def finish(self) -> None:
-        """The whole epilogue of the last group."""
-        self._store(tirx.const(0, "int32"), self._pairs)
-
-    def _store(self, first_pair: Expr, pairs: int) -> None:
-        """Pairs of rows of all tiles; where the number of rows is odd the last pair starts early."""
-        plan = self._plan
-        part, group = builder.bind(self._state[0]), builder.bind(self._state[1])
-        _, multiplier, *residual = self._extra
-        epilogue = packed_epilogue.PackedEpilogue(
-            self._problem, part, first_channel(self._problem, plan, part), multiplier, self._result, *residual
-        )
-        tiles = tile_pixels(self._problem, plan, self._image_width, group)
-        with builder.serial(0, pairs) as pair:
-            row = tirx.min((first_pair + pair) * packed_epilogue.PIXELS, plan.pixels - packed_epilogue.PIXELS)
-            for k, tile in enumerate(tiles):
-                pixels = [tile.in_result(row + i) for i in range(packed_epilogue.PIXELS)]
-                epilogue.store_pair(self._sums, k * plan.channel_tiles, row, pixels)
