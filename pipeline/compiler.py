@@ -23,6 +23,7 @@ from pipeline.passes.integer.report import OperatorReport, Report
 from pipeline.passes.kernel_table import KernelTable
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
 from pipeline.passes.separate_constants import SeparateConstants
+from pipeline.passes.stack_buffers import KERNEL_LOWERING
 from pipeline.runtime.manifest import Quantization, Signature, TensorInfo
 from pipeline.targets import DeployTarget
 from pipeline.tuning import RECORDS_FOLDER
@@ -194,7 +195,9 @@ def _generate_code(
     tvm_target = target.tvm_target()
     try:
         with tvm_target, tvm.transform.PassContext(instruments=[table]):
-            return tvm.compile(module, target=tvm_target, relax_pipeline=constants.pipeline())
+            return tvm.compile(
+                module, target=tvm_target, relax_pipeline=constants.pipeline(), tir_pipeline=KERNEL_LOWERING
+            )
     except Exception as error:  # TVM raises many types, none of which means anything to a user
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(f"code generation for {target.name} failed: {lines[-1]}") from error

@@ -43,7 +43,8 @@ from .matrix_plan import (
 )
 from .pending_epilogue import PendingEpilogue
 from .phases import in_phases
-from .rows import view, where
+from .prefetch import CACHE_LINE, prefetch
+from .rows import flat, view, where
 from .surround import surrounded
 from .template import Knobs, Template
 
@@ -58,7 +59,7 @@ L2_WEIGHT_BYTES, WEIGHTS_A_RESULT = 768 * 1024, 2
 result is written, and a residual read, in whole cache lines. Larger weights pass once, a slice at a time, and so do
 those of more than twice the size of the result, where its cache lines count less than finding the weights in L1."""
 
-CACHE_LINE, PREFETCH_BYTES = 64, 16 * 1024
+PREFETCH_BYTES = 16 * 1024
 """Weights come from beyond the L2 cache when a slice is first used; they are asked for this far ahead of their use."""
 
 PIXEL_SHARES, GROUPS_A_SHARE = 4, 24
@@ -158,14 +159,6 @@ def _intrinsic(name: str, *args: Any) -> None:
     builder.evaluate(T.call_llvm_intrin(T.llvm_lookup_intrinsic_id(f"llvm.x86.{name}"), *args, dtype="void"))
 
 
-def _prefetch(element: Expr) -> None:
-    """Fetch the cache line of ``element`` into the L2 cache; an address past the end of the buffer does no harm."""
-    read, moderate_locality, data = 0, 2, 1
-    arguments = [tirx.const(v, "int32") for v in (read, moderate_locality, data)]
-    intrinsic = T.llvm_lookup_intrinsic_id("llvm.prefetch")
-    builder.evaluate(T.call_llvm_intrin(intrinsic, T.address_of(element), *arguments, dtype="void"))
-
-
 def _tile(index: int) -> Expr:
     return tirx.const(index, "int8")
 
@@ -203,7 +196,7 @@ def _tiles(
         _configure(plan)
         slots = plan.pixel_tiles * plan.channel_tiles
         shape = ((2 if plan.packed else 1) * slots, TILE_ROWS, LANES)
-        sums = builder.alloc_buffer(shape, "int32", scope="local", align=TILE_BYTES)
+        sums = builder.alloc_buffer(shape, "int32", align=TILE_BYTES)
         pending = PendingEpilogue(problem, plan, image_width, sums, extra, result) if plan.packed else None
         with builder.serial(0, inner) as j:
             part, share = (i, j) if weights_first else (j, i)
@@ -235,14 +228,14 @@ class _SameSlice:
     """Asks for weights :data:`PREFETCH_BYTES` ahead, while the first group of some pixels goes through a slice."""
 
     def __init__(self, plan: Plan, weight: Any, part: Expr, step: Expr) -> None:
-        self._plan, self._weight, self._part, self._first = plan, _flat(weight), part, step == 0
+        self._plan, self._weight, self._part, self._first = plan, flat(weight), part, step == 0
 
     def prefetch(self, done: Expr) -> None:
         """After ``done`` steps of the group."""
         step_bytes = self._plan.channels * self._plan.step_bytes
         start = (self._part * self._plan.all_steps + done) * step_bytes + PREFETCH_BYTES
         with where(self._first), builder.unroll(0, -(-step_bytes // CACHE_LINE)) as line:
-            _prefetch(self._weight[start + line * CACHE_LINE])
+            prefetch(self._weight[start + line * CACHE_LINE])
 
 
 class _NextSlice:
@@ -252,7 +245,7 @@ class _NextSlice:
     """
 
     def __init__(self, plan: Plan, weight: Any, part: Expr, group: Expr) -> None:
-        self._plan, self._weight, self._part, self._group = plan, _flat(weight), part, group
+        self._plan, self._weight, self._part, self._group = plan, flat(weight), part, group
 
     def prefetch(self, done: Expr) -> None:
         """After ``done`` steps of the group."""
@@ -263,11 +256,7 @@ class _NextSlice:
         first = (self._group * plan.all_steps + done) * share
         start = (self._part + 1) * slice_bytes + first * CACHE_LINE
         with where(first < lines), builder.unroll(0, share) as line:
-            _prefetch(self._weight[start + line * CACHE_LINE])
-
-
-def _flat(buffer: Any) -> Any:
-    return view(buffer, (int(np.prod([int(d) for d in buffer.shape])),))
+            prefetch(self._weight[start + line * CACHE_LINE])
 
 
 def _accumulate(
@@ -288,7 +277,7 @@ def _accumulate(
     For the packed epilogue the sums start from the bias: 16 rows that are all the same, one behind the other with a
     distance of zero.
     """
-    flat_image = _flat(image)
+    flat_image = flat(image)
     step_pixels = 1 if plan.phases else problem.strides[1]
     stride = tirx.const(step_pixels * plan.pixel_bytes, "int64")
     for i in range(plan.pixel_tiles):

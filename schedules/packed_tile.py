@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from .compute.conv2d import Conv2d, epilogue_arguments, padded_channels
 from .compute.stages import Add
 from .intrinsics.x86 import DotProduct
 from .packed_epilogue import CHANNEL_ORDER, CHANNELS, PackedEpilogue
-from .rows import view
+from .prefetch import CACHE_LINE, prefetch
+from .rows import flat, view
 from .surround import surrounded
 from .template import Knobs, Template
 from .threads import MIN_PARALLEL_MACS
@@ -183,8 +185,8 @@ def conv2d(
             result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
             builder.func_attr({"tirx.noalias": True})
             image, image_width = surrounded(x, problem) if any(problem.padding) else (x, problem.w)
-            flat = (1, 1, problem.n * oh * ow, channels)
-            bias, multiplier, *residual = [view(b, flat) if len(b.shape) == 4 else b for b in extra]
+            rows = (1, 1, problem.n * oh * ow, channels)
+            bias, multiplier, *residual = [view(b, rows) if len(b.shape) == 4 else b for b in extra]
             parts = slices // slices_a_tile
             strip = _strip_tiles(problem, pixels, tiles) if resident else 1
             strips = -(-tiles // strip)
@@ -193,16 +195,19 @@ def conv2d(
             with loop(0, outer) as i, builder.serial(0, inner) as j, builder.serial(0, strip) as in_strip:
                 part, tile = (i, j * strip + in_strip) if weights_first else (j, i * strip + in_strip)
                 source, target = _tile_start(problem, image_width, tile, pixels)
-                sums = builder.alloc_buffer((slices_a_tile * VECTORS, pixels, LANES), "int32", scope="local", align=64)
+                sums = builder.alloc_buffer((slices_a_tile * VECTORS, pixels, LANES), "int32", scope="local")
                 own = [part * slices_a_tile + s for s in range(slices_a_tile)]
-                products = _unrolled_products if resident else _looped_products
-                _start(pixels, bias, own, sums)
-                products(problem, pixels, image, image_width, source, weight, own, sums)
+                tile_of_sums = _Tile(problem, pixels, own, flat(image), image_width, weight, sums)
+                tile_of_sums.start(bias)
+                if resident:
+                    tile_of_sums.multiply_unrolled(source)
+                else:
+                    tile_of_sums.multiply(source)
                 for s, index in enumerate(own):
                     channel = index * CHANNELS
                     if channels % CHANNELS:
                         channel = tirx.min(channel, channels - CHANNELS)
-                    epilogue = PackedEpilogue(problem, index, channel, multiplier, view(result, flat), *residual)
+                    epilogue = PackedEpilogue(problem, index, channel, multiplier, view(result, rows), *residual)
                     for pair in range(-(-pixels // packed_epilogue.PIXELS)):
                         row = min(pair * packed_epilogue.PIXELS, pixels - packed_epilogue.PIXELS)
                         results = [(target + row + i, None) for i in range(packed_epilogue.PIXELS)]
@@ -236,79 +241,80 @@ def _strip_tiles(problem: Conv2d, pixels: int, tiles: int) -> int:
     return -(-tiles // strips)
 
 
-def _start(pixels: int, bias: Any, slices: list[Expr], sums: Any) -> None:
-    """The sums of a tile are the bias."""
-    for slot, (index, vector) in enumerate(itertools.product(slices, range(VECTORS))):
-        start = builder.bind(bias[tirx.Ramp(index * CHANNELS + vector * LANES, 1, LANES)])
-        for pixel in range(pixels):
-            builder.buffer_store(sums, start, [slot, pixel, tirx.Ramp(0, 1, LANES)])
+@dataclass(frozen=True)
+class _Tile:
+    """The sums of a tile.
 
+    Attributes:
+        problem, pixels: what is computed; pixels of the tile.
+        slices: of channels.
+        image, image_width: all bytes of the (surrounded) image; pixels a row.
+        weight: as packed.
+        sums: (slices * 2, pixels, 16).
+    """
 
-def _looped_products(
-    problem: Conv2d,
-    pixels: int,
-    image: Any,
-    image_width: int,
-    source: Expr,
-    weight: Any,
-    slices: list[Expr],
-    sums: Any,
-) -> None:
-    """The products of a tile, all of it unrolled but the reduction."""
-    bytes_ = view(image, (math.prod(int(d) for d in image.shape),))
-    with (
-        builder.serial(0, problem.kernel[0]) as kh,
-        builder.serial(0, problem.kernel[1]) as kw,
-        builder.serial(0, _quads(problem)) as quad,
-    ):
-        first = builder.bind(_first_byte(problem, image_width, source, kh, kw, quad))
-        factors = [_factor(weight, index, kh, kw, quad, v) for index in slices for v in range(VECTORS)]
-        for pixel, offset in enumerate(_pixel_offsets(problem, pixels, image_width)):
-            _multiply(bytes_, first + offset, factors, sums, pixel)
+    problem: Conv2d
+    pixels: int
+    slices: list[Expr]
+    image: Any
+    image_width: int
+    weight: Any
+    sums: Any
 
+    def start(self, bias: Any) -> None:
+        """The sums are the bias."""
+        for slot, (index, vector) in enumerate(itertools.product(self.slices, range(VECTORS))):
+            start = builder.bind(bias[tirx.Ramp(index * CHANNELS + vector * LANES, 1, LANES)])
+            for pixel in range(self.pixels):
+                builder.buffer_store(self.sums, start, [slot, pixel, tirx.Ramp(0, 1, LANES)])
 
-def _unrolled_products(
-    problem: Conv2d,
-    pixels: int,
-    image: Any,
-    image_width: int,
-    source: Expr,
-    weight: Any,
-    slices: list[Expr],
-    sums: Any,
-) -> None:
-    """The products of a tile, all unrolled; LLVM loads the weights, the same for all tiles, before a strip."""
-    bytes_ = view(image, (math.prod(int(d) for d in image.shape),))
-    first = builder.bind(source * problem.x_channels)
-    steps = list(itertools.product(*map(range, problem.kernel), range(_quads(problem))))
-    for kh, kw, quad in steps:
-        factors = [_factor(weight, index, kh, kw, quad, v) for index in slices for v in range(VECTORS)]
-        step = first + _first_byte(problem, image_width, 0, kh, kw, quad)
-        for pixel, offset in enumerate(_pixel_offsets(problem, pixels, image_width)):
-            _multiply(bytes_, step + offset, factors, sums, pixel)
+    def multiply(self, source: Expr) -> None:
+        """Add the products of the window at pixel ``source`` and those beside it, in a loop over the reduction."""
+        with (
+            builder.serial(0, self.problem.kernel[0]) as kh,
+            builder.serial(0, self.problem.kernel[1]) as kw,
+            builder.serial(0, _quads(self.problem)) as quad,
+        ):
+            self._prefetch(kh, kw, quad)
+            self._step(builder.bind(self._first_byte(source, kh, kw, quad)), kh, kw, quad)
 
+    def multiply_unrolled(self, source: Expr) -> None:
+        """The same without a loop; LLVM loads the weights, the same for all tiles, before a strip."""
+        first = builder.bind(source * self.problem.x_channels)
+        for kh, kw, quad in itertools.product(*map(range, self.problem.kernel), range(_quads(self.problem))):
+            self._step(first + self._first_byte(0, kh, kw, quad), kh, kw, quad)
 
-def _multiply(bytes_: Any, at: Expr, factors: list[Expr], sums: Any, pixel: int) -> None:
-    """Add the products of four input channels, in all lanes, and each vector of weights."""
-    four = tirx.reinterpret("int32", bytes_[tirx.Ramp(at, 1, DEPTH)])
-    operand = builder.bind(tirx.reinterpret(f"uint8x{LANES * DEPTH}", tirx.Broadcast(four, LANES)))
-    lanes = tirx.Ramp(0, 1, LANES)
-    for slot, factor in enumerate(factors):
-        total = llvm_call("x86.avx512.vpdpbusd.512", f"int32x{LANES}", sums[slot, pixel, lanes], operand, factor)
-        builder.buffer_store(sums, total, [slot, pixel, lanes])
+    def _prefetch(self, kh: Expr, kw: Expr, quad: Expr) -> None:
+        """Ask for what the next tile's slices read in this step; after the last ones, the next layer's weights."""
+        weight, ahead = flat(self.weight), len(self.slices) * _steps(self.problem)
+        step = (kh * self.problem.kernel[1] + kw) * _quads(self.problem) + quad
+        for index, vector in itertools.product(self.slices, range(VECTORS)):
+            at = (index * _steps(self.problem) + ahead + step) * VECTORS + vector
+            prefetch(weight[at * CACHE_LINE])
 
+    def _step(self, first: Expr, kh: Any, kw: Any, quad: Any) -> None:
+        """The products of four input channels, which start at byte ``first`` for the first pixel."""
+        lanes = tirx.Ramp(0, 1, LANES)
+        factors = [
+            builder.bind(self.weight[index, kh, kw, quad, vector, 0, tirx.Ramp(0, 1, LANES * DEPTH)])
+            for index, vector in itertools.product(self.slices, range(VECTORS))
+        ]
+        for pixel, offset in enumerate(self._pixel_offsets()):
+            four = tirx.reinterpret("int32", self.image[tirx.Ramp(first + offset, 1, DEPTH)])
+            operand = builder.bind(tirx.reinterpret(f"uint8x{LANES * DEPTH}", tirx.Broadcast(four, LANES)))
+            for slot, factor in enumerate(factors):
+                sums = self.sums[slot, pixel, lanes]
+                total = llvm_call("x86.avx512.vpdpbusd.512", f"int32x{LANES}", sums, operand, factor)
+                builder.buffer_store(self.sums, total, [slot, pixel, lanes])
 
-def _pixel_offsets(problem: Conv2d, pixels: int, image_width: int) -> list[int]:
-    """Bytes from the first pixel of a tile to each, in the image."""
-    width, (sh, sw) = _row_pixels(problem), problem.strides
-    return [(p // width * sh * image_width + p % width * sw) * problem.x_channels for p in range(pixels)]
+    def _first_byte(self, source: Any, kh: Any, kw: Any, quad: Any) -> Any:
+        """Of four channels, where the window of the pixel ``source`` begins there."""
+        problem = self.problem
+        window = kh * (problem.dilation[0] * self.image_width) + kw * problem.dilation[1]
+        return (source + window) * problem.x_channels + quad * DEPTH
 
-
-def _first_byte(problem: Conv2d, image_width: int, source: Any, kh: Any, kw: Any, quad: Any) -> Any:
-    """Of four channels, where the window of the pixel ``source`` begins there."""
-    window = kh * (problem.dilation[0] * image_width) + kw * problem.dilation[1]
-    return (source + window) * problem.x_channels + quad * DEPTH
-
-
-def _factor(weight: Any, index: Expr, kh: Any, kw: Any, quad: Any, vector: int) -> Expr:
-    return builder.bind(weight[index, kh, kw, quad, vector, 0, tirx.Ramp(0, 1, LANES * DEPTH)])
+    def _pixel_offsets(self) -> list[int]:
+        """Bytes from the first pixel of the tile to each, in the image."""
+        width, (sh, sw) = _row_pixels(self.problem), self.problem.strides
+        pixels = [p // width * sh * self.image_width + p % width * sw for p in range(self.pixels)]
+        return [pixel * self.problem.x_channels for pixel in pixels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,11 @@ COPY_BYTES = 64
 def view(buffer: Any, shape: tuple[int, ...]) -> Any:
     """The same memory under another shape."""
     return builder.decl_buffer(shape, str(buffer.dtype), data=buffer.data)
+
+
+def flat(buffer: Any) -> Any:
+    """All elements of a buffer in one row."""
+    return view(buffer, (math.prod(int(d) for d in buffer.shape),))
 
 
 def lanes(value: Expr, size: int) -> Expr:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
+from pipeline.passes.stack_buffers import KERNEL_LOWERING
 from pipeline.runtime import threads as thread_pool
 from pipeline.runtime.cpu import TILES, missing_features, request_tiles
 from pipeline.targets import PRESETS, DeployTarget
@@ -78,7 +79,7 @@ class Compiled:
     def __init__(self, module: tvm.IRModule, target: DeployTarget) -> None:
         tvm_target = target.tvm_target()
         with tvm_target:
-            executable = tvm.compile(lower_kernels(module, target), target=tvm_target)
+            executable = tvm.compile(lower_kernels(module, target), target=tvm_target, tir_pipeline=KERNEL_LOWERING)
         thread_pool.reserve(max(THREAD_COUNTS))
         self._main = relax.VirtualMachine(executable, tvm.cpu())["main"]
 

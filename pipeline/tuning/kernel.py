@@ -11,6 +11,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
+from pipeline.passes.stack_buffers import KERNEL_LOWERING
 from pipeline.targets import DeployTarget
 from pipeline.tuning.data import Array, Fill, activations, model_arrays, operands
 from schedules import convolution
@@ -59,7 +60,7 @@ class Kernel:
         """Write the kernel as a library; it appears whole or not at all."""
         target: Any = self._target.tvm_target()
         with target:
-            executable = tvm.tirx.build(tvm.IRModule({ENTRY: self._function}), target=target)
+            executable = tvm.tirx.build(tvm.IRModule({ENTRY: self._function}), target=target, pipeline=KERNEL_LOWERING)
         partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.so")
         try:
             executable.export_library(str(partial))

@@ -13,6 +13,7 @@ from functools import cache
 import pytest
 import tvm
 
+from pipeline.passes.stack_buffers import KERNEL_LOWERING
 from pipeline.targets import PRESETS
 from schedules import convolution, packed_tile
 from schedules.compute.arithmetic import Output
@@ -103,7 +104,7 @@ def _loops(target_name: str) -> dict[str, list[list[str]]]:
     kernels = {_symbol(text): _kernel(_problem(text), dot) for text in CASES[target_name]}
     module = tvm.IRModule({name: f.with_attr("global_symbol", name) for name, f in kernels.items()})
     with tvm_target:
-        library = tvm.tirx.build(module, target=tvm_target)
+        library = tvm.tirx.build(module, target=tvm_target, pipeline=KERNEL_LOWERING)
     loops: dict[str, list[list[str]]] = defaultdict(list)
     function, label = "", ""
     block: list[str] = []
