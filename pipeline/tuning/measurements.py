@@ -18,6 +18,7 @@ from typing import Any
 
 import schedules
 from pipeline.errors import TuneError
+from pipeline.passes import stack_buffers
 from pipeline.runtime.cpu import cpu_name
 from pipeline.tuning.task import configuration_from_json, configuration_to_json
 from schedules.template import Configuration
@@ -164,8 +165,8 @@ def _positive(value: Any) -> float:
 
 @cache
 def templates_hash() -> str:
-    """Of everything that makes a kernel of a configuration: the sources of the schedules, and TVM's version."""
-    digest = sha256(version("apache-tvm").encode())
+    """Of everything that makes code of a configuration: the schedules' and the lowering's sources, TVM's version."""
+    digest = sha256(version("apache-tvm").encode() + Path(stack_buffers.__file__).read_bytes())
     folder = Path(schedules.__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
