@@ -62,9 +62,12 @@ those of more than twice the size of the result, where its cache lines count les
 PREFETCH_BYTES = 16 * 1024
 """Weights come from beyond the L2 cache when a slice is first used; they are asked for this far ahead of their use."""
 
-PIXEL_SHARES, GROUPS_A_SHARE = 4, 24
-"""Parts into which the pixels are cut at least, for the threads to share, and the groups of tiles from which on there
-are more parts. Each fetches all the weights from L2 again: 24 groups make networks 2 to 4 % faster than 4."""
+PIXEL_SHARES = 4
+"""Parts into which the pixels are cut at least, for the threads to share."""
+
+GROUPS_A_SHARE, OTHER_GROUPS_A_SHARE = 24, (8, 72)
+"""Groups of tiles from which on there are more parts, by default and for the search. Each part fetches all the weights
+from L2 again: 24 groups make networks 2 to 4 % faster than 4."""
 
 
 class MatrixTile(Template):
@@ -82,14 +85,16 @@ class MatrixTile(Template):
         )
 
     def space(self, problem: Conv2d, dot: DotProduct) -> dict[str, tuple[int, ...]]:
-        return {"weights_first": (0, 1)}
+        sizes = (GROUPS_A_SHARE, *OTHER_GROUPS_A_SHARE)
+        return {"weights_first": (0, 1), "shares": tuple(sorted({_shares(problem, size) for size in sizes}))}
 
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
         largest = min(L2_WEIGHT_BYTES, WEIGHTS_A_RESULT * _result_bytes(problem))
-        return {"weights_first": int(weight_bytes(problem) > largest)}
+        weights_first = int(weight_bytes(problem) > largest)
+        return {"weights_first": weights_first, "shares": _shares(problem, GROUPS_A_SHARE)}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
-        return conv2d(problem, weights_first=bool(knobs["weights_first"]))
+        return conv2d(problem, weights_first=bool(knobs["weights_first"]), shares=knobs["shares"])
 
     def constants(
         self,
@@ -105,6 +110,12 @@ class MatrixTile(Template):
         return [pack_weight(weight, problem), *(pack_channels(v, problem.oc) for v in vectors)]
 
 
+def _shares(problem: Conv2d, groups_a_share: int) -> int:
+    """Parts of the pixels."""
+    groups = plan_of(problem).groups
+    return min(groups, max(PIXEL_SHARES, groups // groups_a_share))
+
+
 def _result_bytes(problem: Conv2d) -> int:
     """Elements of the result and of the stages' operands like it."""
     oh, ow = problem.output_size
@@ -112,7 +123,7 @@ def _result_bytes(problem: Conv2d) -> int:
     return tensors * problem.n * oh * ow * padded_channels(problem.oc)
 
 
-def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
+def conv2d(problem: Conv2d, *, weights_first: bool, shares: int) -> tvm.tirx.PrimFunc:
     """The scheduled convolution; arguments as for ``compute.conv2d.conv2d``, the weight packed as above."""
     plan = plan_of(problem)
     oh, ow = problem.output_size
@@ -131,7 +142,7 @@ def conv2d(problem: Conv2d, *, weights_first: bool) -> tvm.tirx.PrimFunc:
             result = builder.arg("result", T.Buffer((problem.n, oh, ow, channels), problem.result_dtype))
             builder.func_attr({"tirx.noalias": True})
             buffers = *_image(x, problem, plan), weight, _row_of_pixels(extra), _row_of_pixels([result])[0]
-            _tiles(problem, plan, weights_first, *buffers)
+            _tiles(problem, plan, weights_first, shares, *buffers)
         return ib.get()
 
 
@@ -183,6 +194,7 @@ def _tiles(
     problem: Conv2d,
     plan: Plan,
     weights_first: bool,
+    shares: int,
     image: Any,
     image_width: int,
     weight: Any,
@@ -190,7 +202,6 @@ def _tiles(
     result: Any,
 ) -> None:
     groups = plan.groups
-    shares = min(groups, max(PIXEL_SHARES, groups // GROUPS_A_SHARE))
     outer, inner = (plan.slices, shares) if weights_first else (shares, plan.slices)
     with builder.parallel(0, outer) as i:
         _configure(plan)
