@@ -59,6 +59,9 @@ L2_WEIGHT_BYTES, WEIGHTS_A_RESULT = 768 * 1024, 2
 result is written, and a residual read, in whole cache lines. Larger weights pass once, a slice at a time, and so do
 those of more than twice the size of the result, where its cache lines count less than finding the weights in L1."""
 
+L2_IMAGE_BYTES = 1024 * 1024
+"""Of larger inputs, such as batches, a share stays in the L2 cache while all the weights pass."""
+
 PREFETCH_BYTES = 16 * 1024
 """Weights come from beyond the L2 cache when a slice is first used; they are asked for this far ahead of their use."""
 
@@ -90,7 +93,8 @@ class MatrixTile(Template):
 
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
         largest = min(L2_WEIGHT_BYTES, WEIGHTS_A_RESULT * _result_bytes(problem))
-        weights_first = int(weight_bytes(problem) > largest)
+        image = problem.n * problem.h * problem.w * problem.x_channels
+        weights_first = int(weight_bytes(problem) > largest and image <= L2_IMAGE_BYTES)
         return {"weights_first": weights_first, "shares": _shares(problem, GROUPS_A_SHARE)}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:

@@ -2,12 +2,14 @@
 
 1. The trunk starts at the model's inputs and takes every operator all of whose activations come from the trunk.
 2. It holds the operators of :data:`PER_IMAGE` only, and none with a constant that differs from image to image.
-   Fully connected layers stay outside: their weights would have to be read again for each image.
+   Outside stay layers of many weights and small activations, fully connected ones above all: their weights would have
+   to be read again for each image.
 3. A result of the trunk is whatever something else reads.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import tvm
@@ -32,6 +34,10 @@ PER_IMAGE = frozenset(
     }
 )
 """Operators whose result for an image depends on that image alone: the first axis of their activations."""
+
+WEIGHTS_AN_ACTIVATION = 16
+"""A convolution with more bytes of weights than that, for each byte of an image that it reads or writes, stays outside.
+In ResNet-50 these are the 3x3 layers of 7x7 pixels, and what follows them."""
 
 _ANCHORS = (operators.CONV2D, operators.MAX_POOL2D, operators.AVG_POOL2D)
 
@@ -83,7 +89,15 @@ def _is_per_image(call: relax.Call, images: int, inside: set[relax.Var]) -> bool
     # Weights belong to all images; a constant in the place of an activation may differ from image to image.
     own_parameters = 1 if op_name(call) == operators.CONV2D else 0
     stand_ins = [a for a in call.args[1 + own_parameters :] if isinstance(a, Constant)]
+    if op_name(call) == operators.CONV2D and _weights_an_activation(call) > WEIGHTS_AN_ACTIVATION:
+        return False
     return all(len(shape_of(c)) < len(shape_of(call)) or shape_of(c)[0] == 1 for c in stand_ins)
+
+
+def _weights_an_activation(conv: relax.Call) -> float:
+    x, weight = conv.args[:2]
+    image = math.prod(shape_of(x)[1:]) + math.prod(shape_of(conv)[1:])
+    return math.prod(shape_of(weight)) / image
 
 
 def image_module(trunk: Trunk) -> tvm.IRModule:
