@@ -113,7 +113,7 @@ def confirm(tasks: Sequence[tuple[str, Task]], measurer: Measurer) -> dict[str, 
         seconds = {c: s for c, s in measurer.known(task).items() if s is not None and c != measurer.default(task)}
         best = sorted(seconds, key=lambda c: seconds[c])[:FINALISTS]
         ratios = measurer.contest(task, best) if best else {}
-        confirmed[task.key] = round(max([1.0, *(float(np.median(r)) for r in ratios.values())]), 4)
+        confirmed[task.key] = round(max([1.0, *(float(np.median(own)) for own, *_ in ratios.values())]), 4)
     return confirmed
 
 

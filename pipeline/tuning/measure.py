@@ -58,7 +58,8 @@ class Measurer:
         warn: Callable[[str], None],
         runner: Worker | None = None,
     ) -> None:
-        self._target, self._threads, self._log, self._warn = target, threads, log, warn
+        self._target, self._log, self._warn = target, log, warn
+        self._thread_counts = tuple(dict.fromkeys((threads, physical_cores())))
         self._builders = [Worker("pipeline.tuning.build_worker") for _ in range(physical_cores())]
         self._runner = runner or Worker("pipeline.tuning.run_worker")
 
@@ -98,7 +99,9 @@ class Measurer:
             reference = known.get(default) or self._log.seconds(programs[default])
             times: dict[Configuration, Times] = {}
             if fresh or reference is None:
-                times = self._compared(task, default, list(fresh.values()), built, ROUNDS, SECONDS)
+                times = self._compared(
+                    task, default, list(fresh.values()), built, ROUNDS, SECONDS, self._thread_counts[0]
+                )
                 reference = reference or float(np.median(times[default]))
         found = {p: reference * float(np.median(times[c] / times[default])) for p, c in fresh.items() if c in times}
         for configuration in wanted:
@@ -106,13 +109,24 @@ class Measurer:
             seconds = reference if configuration == default else found.get(program, self._log.seconds(program))
             self._log.append(Measurement(task.key, configuration, program, seconds))
 
-    def contest(self, task: Task, finalists: Sequence[Configuration]) -> dict[Configuration, Times]:
-        """How often as fast as the default each finalist is, in many alternating rounds; without those that fail."""
+    def contest(self, task: Task, finalists: Sequence[Configuration]) -> dict[Configuration, list[Times]]:
+        """How often as fast as the default each finalist is, in many alternating rounds; without those that fail.
+
+        With the measurer's number of threads first, then with one a core: a library may be loaded with any number, and
+        the fastest schedule of one thread may leave another without work.
+        """
         default = self.default(task)
         with tempfile.TemporaryDirectory(prefix="octet-tune-") as folder:
             built = self._build(task, [default, *finalists], Path(folder))
-            times = self._compared(task, default, finalists, built, FINAL_ROUNDS, FINAL_SECONDS)
-        return {c: times[default] / times[c] for c in finalists if c in times}
+            all_times = [
+                self._compared(task, default, finalists, built, FINAL_ROUNDS, FINAL_SECONDS, threads)
+                for threads in self._thread_counts
+            ]
+        return {
+            c: [times[default] / times[c] for times in all_times]
+            for c in finalists
+            if all(c in times for times in all_times)
+        }
 
     def same_results(self, task: Task, configuration: Configuration) -> bool:
         """Whether ``configuration`` gives the bits of the default, on random and on extreme data."""
@@ -177,12 +191,13 @@ class Measurer:
         built: dict[Configuration, _Built | None],
         rounds: int,
         seconds: float,
+        threads: int,
     ) -> dict[Configuration, Times]:
         """The default and ``others`` in turns. When one of them ends the run, each of them alone beside the default."""
 
         def run(batch: Sequence[Configuration]) -> dict[Configuration, Times]:
             files = [entry.files for c in batch if (entry := built[c]) is not None]
-            request = {"kernels": files, "threads": self._threads, "rounds": rounds, "seconds": seconds}
+            request = {"kernels": files, "threads": threads, "rounds": rounds, "seconds": seconds}
             answer = self._runner.ask(request, RUN_TIMEOUT)["seconds"]
             return {c: np.array(times) for c, times in zip(batch, answer, strict=True)}
 

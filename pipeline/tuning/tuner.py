@@ -24,7 +24,8 @@ the last round gained."""
 
 FINALISTS = 3
 NOISE = 0.01
-"""A record has to be so much faster than the default, and faster at all in three quarters of the rounds."""
+"""A record has to be so much faster than the default, and faster at all in three quarters of the rounds; with another
+number of threads it may not be slower than by so much."""
 
 PROMISING = 0.995
 """Of the default's time: what is not below it in the search is not compared again."""
@@ -179,10 +180,11 @@ class Tuner:
         winner, gain = entry.default, 0.0
         if finalists:
             ratios = self._measurer.contest(entry.task, finalists)
-            ranked = sorted(ratios, key=lambda c: -float(np.median(ratios[c])))
+            ranked = sorted(ratios, key=lambda c: -float(np.median(ratios[c][0])))
             for configuration in ranked:
-                middle, low = np.median(ratios[configuration]), np.quantile(ratios[configuration], 0.25)
-                if middle < 1 + NOISE or low <= 1:
+                own, *others = ratios[configuration]
+                middle, low = np.median(own), np.quantile(own, 0.25)
+                if middle < 1 + NOISE or low <= 1 or any(np.median(other) < 1 - NOISE for other in others):
                     continue
                 if not self._measurer.same_results(entry.task, configuration):
                     self._warn(f"{entry.task.key}: {configuration} gives other results than the default: not kept")

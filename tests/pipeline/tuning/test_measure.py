@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.runtime.cpu import physical_cores
 from pipeline.tuning.measure import Measurer
 from pipeline.tuning.measurements import MeasurementLog
 from pipeline.tuning.space import Space
@@ -105,5 +106,6 @@ def program_of(measurer: Measurer, configuration: Configuration) -> str:
 
 def test_contest_and_exactness(measurer: Measurer, points: list[Configuration]) -> None:
     ratios = measurer.contest(TASK, [points[1]])
-    assert len(ratios[points[1]]) > 4
+    assert len(ratios[points[1]]) == len({1, physical_cores()})
+    assert all(len(rounds) > 4 for rounds in ratios[points[1]])
     assert measurer.same_results(TASK, points[1])

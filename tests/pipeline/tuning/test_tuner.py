@@ -33,6 +33,7 @@ class Simulated(Measurer):
         self.contests = 0
         self.exact = True
         self.contest_gain: float | None = None
+        self.gain_on_all_cores = 1.0
 
     def seconds(self, configuration: Configuration) -> float | None:
         value = sum(ord(c) for c in str(configuration)) % 97
@@ -47,11 +48,12 @@ class Simulated(Measurer):
             self.log.append(Measurement(task.key, configuration, str(configuration), seconds))
         return {c: s for c, s in self.known(task).items() if c in configurations}
 
-    def contest(self, task: Task, finalists: Sequence[Configuration]) -> dict[Configuration, Times]:
+    def contest(self, task: Task, finalists: Sequence[Configuration]) -> dict[Configuration, list[Times]]:
         self.contests += 1
         known = self.known(task)
         reference = known[self.default(task)] or 0.0
-        return {c: np.full(9, self.contest_gain or reference / (known[c] or 1.0)) for c in finalists}
+        own = {c: self.contest_gain or reference / (known[c] or 1.0) for c in finalists}
+        return {c: [np.full(9, gain), np.full(9, self.gain_on_all_cores)] for c, gain in own.items()}
 
     def same_results(self, task: Task, configuration: Configuration) -> bool:  # noqa: ARG002
         return self.exact
@@ -135,6 +137,16 @@ def test_the_default_wins_against_noise(tmp_path: Path) -> None:
     run.run(8, None, None)
     assert all(entry.contest and entry.contest.winner == entry.default for entry in run.progress)
     assert len(Database(tmp_path / "records", TARGET).records) == len(TASKS)
+
+
+@pytest.mark.parametrize(("gain", "kept"), [(0.995, True), (0.95, False)])
+def test_winners_that_are_slower_on_all_cores_are_not_kept(gain: float, kept: bool, tmp_path: Path) -> None:
+    """The fastest schedules of one thread made MobileNet-V2 a quarter slower with two: a library is for any number."""
+    measurer = SlowDefault(log(tmp_path))
+    measurer.gain_on_all_cores = gain
+    run = tuner(measurer, tmp_path)
+    run.run(8, None, None)
+    assert all(entry.contest and (entry.contest.winner != entry.default) == kept for entry in run.progress)
 
 
 def test_inexact_winners_are_not_kept(tmp_path: Path) -> None:
