@@ -2,7 +2,7 @@
 
 1. The trunk starts at the model's inputs and takes every operator all of whose activations come from the trunk.
 2. It holds the operators of :data:`PER_IMAGE` only, and none with a constant that differs from image to image.
-   Outside stay layers of many weights and small activations, fully connected ones above all: their weights would have
+   Layers of many weights and small activations stay outside, fully connected ones above all: their weights would have
    to be read again for each image.
 3. A result of the trunk is whatever something else reads.
 """
@@ -61,7 +61,7 @@ def find_trunk(graph: Graph) -> Trunk | None:
     inside: set[relax.Var] = set(graph.function.params)
     bindings = []
     for var, value in graph.bindings:
-        if op_name(value) in PER_IMAGE and _is_per_image(value, images, inside):
+        if op_name(value) in PER_IMAGE and _is_per_image(value, images, inside) and not _has_many_weights(value):
             inside.add(var)
             bindings.append((var, value))
     if not any(op_name(value) in _ANCHORS for _, value in bindings):
@@ -89,15 +89,16 @@ def _is_per_image(call: relax.Call, images: int, inside: set[relax.Var]) -> bool
     # Weights belong to all images; a constant in the place of an activation may differ from image to image.
     own_parameters = 1 if op_name(call) == operators.CONV2D else 0
     stand_ins = [a for a in call.args[1 + own_parameters :] if isinstance(a, Constant)]
-    if op_name(call) == operators.CONV2D and _weights_an_activation(call) > WEIGHTS_AN_ACTIVATION:
-        return False
     return all(len(shape_of(c)) < len(shape_of(call)) or shape_of(c)[0] == 1 for c in stand_ins)
 
 
-def _weights_an_activation(conv: relax.Call) -> float:
-    x, weight = conv.args[:2]
-    image = math.prod(shape_of(x)[1:]) + math.prod(shape_of(conv)[1:])
-    return math.prod(shape_of(weight)) / image
+def _has_many_weights(call: relax.Call) -> bool:
+    """Whether reading them again costs more than the batch's way through memory."""
+    if op_name(call) != operators.CONV2D:
+        return False
+    x, weight = call.args[:2]
+    image = math.prod(shape_of(x)[1:]) + math.prod(shape_of(call)[1:])
+    return math.prod(shape_of(weight)) > WEIGHTS_AN_ACTIVATION * image
 
 
 def image_module(trunk: Trunk) -> tvm.IRModule:
