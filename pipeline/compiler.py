@@ -20,10 +20,10 @@ from pipeline.package import check_output, package
 from pipeline.passes.input_alignment import input_alignment
 from pipeline.passes.integer import lower_to_integer
 from pipeline.passes.integer.report import OperatorReport, Report
+from pipeline.passes.kernel_lowering import KERNEL_LOWERING
 from pipeline.passes.kernel_table import KernelTable
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
 from pipeline.passes.separate_constants import SeparateConstants
-from pipeline.passes.stack_buffers import KERNEL_LOWERING
 from pipeline.runtime.manifest import Quantization, Signature, TensorInfo
 from pipeline.targets import DeployTarget
 from pipeline.tuning import RECORDS_FOLDER

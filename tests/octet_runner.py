@@ -17,8 +17,8 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from pipeline.passes.kernel_lowering import KERNEL_LOWERING
 from pipeline.passes.lowering import IRDump, kernel_phases, run_phases
-from pipeline.passes.stack_buffers import KERNEL_LOWERING
 from pipeline.runtime import threads as thread_pool
 from pipeline.runtime.cpu import TILES, missing_features, request_tiles
 from pipeline.targets import PRESETS, DeployTarget

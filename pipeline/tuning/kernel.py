@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
-from pipeline.passes.stack_buffers import KERNEL_LOWERING
+from pipeline.passes.kernel_lowering import KERNEL_LOWERING
 from pipeline.targets import DeployTarget
 from pipeline.tuning.data import Array, Fill, activations, model_arrays, operands
 from schedules import convolution

@@ -18,7 +18,7 @@ from typing import Any
 
 import schedules
 from pipeline.errors import TuneError
-from pipeline.passes import stack_buffers
+from pipeline.passes import kernel_lowering, stack_buffers, work_stealing
 from pipeline.runtime.cpu import cpu_name
 from pipeline.tuning.task import configuration_from_json, configuration_to_json
 from schedules.template import Configuration
@@ -166,7 +166,9 @@ def _positive(value: Any) -> float:
 @cache
 def templates_hash() -> str:
     """Of everything that makes code of a configuration: the schedules' and the lowering's sources, TVM's version."""
-    digest = sha256(version("apache-tvm").encode() + Path(stack_buffers.__file__).read_bytes())
+    digest = sha256(version("apache-tvm").encode())
+    for module in (kernel_lowering, stack_buffers, work_stealing):
+        digest.update(Path(str(module.__file__)).read_bytes())
     folder = Path(schedules.__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())

@@ -13,7 +13,7 @@ from functools import cache
 import pytest
 import tvm
 
-from pipeline.passes.stack_buffers import KERNEL_LOWERING
+from pipeline.passes.kernel_lowering import KERNEL_LOWERING
 from pipeline.targets import PRESETS
 from schedules import convolution, packed_tile
 from schedules.compute.arithmetic import Output

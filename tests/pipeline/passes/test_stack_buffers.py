@@ -10,7 +10,8 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
-from pipeline.passes.stack_buffers import KERNEL_LOWERING, MAX_BYTES
+from pipeline.passes.kernel_lowering import KERNEL_LOWERING
+from pipeline.passes.stack_buffers import MAX_BYTES
 from pipeline.targets import resolve
 
 INTS = MAX_BYTES // 4
