@@ -4,9 +4,10 @@
     python experiments/accuracy.py resnet20-cifar10 --study peers --limit 2000
     python experiments/accuracy.py squeezenet1.1 --study bits --bits 8 4 --json results.json --update
 
-The QDQ files of Octet's quantiser, and of onnxruntime's on the same calibration images, run in onnxruntime; that of
-Octet's default is compiled and run as a library, too. No image is both calibrated on and tested on: CIFAR-10 has a
-training set for the former, the other sets are cut in two halves that change places.
+The QDQ files of Octet's quantiser, and of onnxruntime's on the same calibration images, run in onnxruntime. That of
+Octet's default is compiled and run as a library, too, and once more in onnxruntime without its graph optimisations,
+operator by operator: the library has to be as accurate as those two. No image is both calibrated on and tested on:
+CIFAR-10 has a training set for the former, the other sets are cut in two halves that change places.
 The exit code is 1 where something does not hold that the last table lists.
 
 The models and images are third-party data that do not come with Octet; see real_data.py.
@@ -72,7 +73,7 @@ class Study:
 
         With a target, the file is compiled for it and run as a library as well. Raises OctetError.
         """
-        outputs, libraries, seconds = [], [], 0.0
+        outputs, libraries, literal, seconds = [], [], [], 0.0
         with tempfile.TemporaryDirectory(prefix="octet-accuracy-") as scratch:
             for fold in self.folds:
                 file = Path(scratch) / "quantized.onnx"
@@ -83,9 +84,11 @@ class Study:
                 if library_target:
                     network = library_network(file, library_target)
                     libraries.append(_outputs(network, fold.inputs, "library", batch=1))
+                    one_by_one = onnxruntime_network(file, optimise=False)
+                    literal.append(_outputs(one_by_one, fold.inputs, "operator by operator"))
         self._right[row] = np.concatenate(outputs).argmax(1) == self._labels
         score = replace(self._score(outputs), quantize_seconds=round(seconds, 1))
-        return self._with_library(score, outputs, libraries) if libraries else score
+        return self._with_library(score, outputs, libraries, literal) if libraries else score
 
     def beside_default(self, row: Row, score: Score) -> Score:
         """The score with the images that either this row or the default alone gets right; both must be measured."""
@@ -106,13 +109,17 @@ class Study:
             calibration_images=max(len(fold.calibration) for fold in self.folds),
         )
 
-    def _with_library(self, score: Score, outputs: list[np.ndarray], libraries: list[np.ndarray]) -> Score:
+    def _with_library(
+        self, score: Score, outputs: list[np.ndarray], libraries: list[np.ndarray], literal: list[np.ndarray]
+    ) -> Score:
         labels = self._labels
-        classes, compiled = np.concatenate(outputs).argmax(1), np.concatenate(libraries).argmax(1)
+        classes, compiled, one_by_one = (np.concatenate(x).argmax(1) for x in (outputs, libraries, literal))
         return replace(
             score,
             library_right=int((compiled == labels).sum()),
             library_other_class=int((compiled != classes).sum()),
+            literal_right=int((one_by_one == labels).sum()),
+            literal_other_class=int((one_by_one != classes).sum()),
         )
 
 
@@ -152,12 +159,14 @@ def quantize(model: Path, images: np.ndarray, output: Path, row: Row) -> None:
     )
 
 
-def onnxruntime_network(path: Path) -> Network:
-    """The file in onnxruntime on one thread."""
+def onnxruntime_network(path: Path, optimise: bool = True) -> Network:
+    """The file in onnxruntime on one thread; without optimising, each operator as the ONNX specification defines it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: x})[0]
