@@ -1,14 +1,15 @@
 """What the schedule search buys: the best so far against trials, for guided search, random search and the default.
 
     python experiments/search.py                                    seven layers, one of each network
-    python experiments/search.py --target llvm-avx2 --trials 100 --seeds 5
+    python experiments/search.py --target llvm-avx2 --layers 3 --trials 500
 
-Takes the most expensive layer of each network that the networks before it have not given yet, and lets MetaSchedule's
+Takes the most expensive layers of each network that the networks before it have not given yet, and lets MetaSchedule's
 search with the XGBoost cost model and a random search go through its schedules, with several seeds each. A schedule is
 measured once, whichever search asks for it first: the curves differ by the order in which the searches ask, not by the
 noise of the clock. That noise is in the curves all the same, because the best of many single measurements is a lucky
 one: at the end the best three of a layer are compared with the default in many alternating rounds, and what they gain
-there is the result. The cost model goes from layer to layer, as it does in a search of a network.
+there is the result, for each layer and for all of them together, calls counted. The cost model goes from layer to
+layer, as it does in a search of a network.
 
 Writes search-TARGET.json and .png into experiments/results. Measurements are kept in build/search; an interrupted run
 goes on from there.
@@ -41,7 +42,7 @@ from pipeline.targets import DeployTarget
 from pipeline.tuning.measure import Measurer
 from pipeline.tuning.measurements import MeasurementLog
 from pipeline.tuning.search import CostModel, GuidedSearch, RandomSearch, Search
-from pipeline.tuning.task import Task, tasks_of
+from pipeline.tuning.task import Task, merged, tasks_of
 from pipeline.tuning.tuner import BATCH, FINALISTS
 from pipeline.tuning.worker import Worker
 
@@ -62,16 +63,23 @@ class Curve:
     best: tuple[float, ...]
 
 
-def expensive_tasks(networks: Sequence[str], target: DeployTarget) -> list[tuple[str, Task]]:
-    """The layer with the most products of each network, calls counted, that none before it has given."""
-    found: dict[str, tuple[str, Task]] = {}
+def expensive_tasks(
+    networks: Sequence[str], target: DeployTarget, layers: int
+) -> tuple[list[tuple[str, Task]], list[Task]]:
+    """The layers with the most products of each network, calls counted, that none before it has given; and the tasks
+    of all networks together.
+
+    The former have the calls of all networks, too.
+    """
+    found: dict[str, str] = {}
+    tasks: list[Task] = []
     for network in tqdm(networks, desc="networks", leave=False):
-        tasks = tasks_of(lower_to_operators(model_path(network, "qdq")), target)
-        for task in sorted(tasks, key=lambda t: -t.weight * t.problem.macs):
-            if task.key not in found:
-                found[task.key] = (network, task)
-                break
-    return list(found.values())
+        own = tasks_of(lower_to_operators(model_path(network, "qdq")), target)
+        new = [task.key for task in sorted(own, key=lambda t: -t.weight * t.problem.macs) if task.key not in found]
+        found |= dict.fromkeys(new[:layers], network)
+        tasks = merged([*tasks, *own])
+    by_key = {task.key: task for task in tasks}
+    return [(network, by_key[key]) for key, network in found.items()], tasks
 
 
 def follow(search: Search, task: Task, measurer: Measurer, trials: int, tick: Callable[[int], object]) -> list[float]:
@@ -115,6 +123,21 @@ def confirm(tasks: Sequence[tuple[str, Task]], measurer: Measurer) -> dict[str, 
         ratios = measurer.contest(task, best) if best else {}
         confirmed[task.key] = round(max([1.0, *(float(np.median(own)) for own, *_ in ratios.values())]), 4)
     return confirmed
+
+
+def overall(
+    tasks: Sequence[tuple[str, Task]], everything: Sequence[Task], measurer: Measurer, confirmed: Mapping[str, float]
+) -> dict[str, float]:
+    """Of the layers together, calls counted: their share of all networks' products, and the speed over the default."""
+    products = sum(task.weight * task.problem.macs for _, task in tasks)
+    default = best = 0.0
+    for _, task in tasks:
+        seconds = measurer.known(task)[measurer.default(task)]
+        assert seconds is not None
+        default += task.weight * seconds
+        best += task.weight * seconds / confirmed[task.key]
+    share = products / sum(task.weight * task.problem.macs for task in everything)
+    return {"layers": len(tasks), "share_of_products": round(share, 3), "speed": round(default / best, 4)}
 
 
 def table(curves: Sequence[Curve], confirmed: Mapping[str, float]) -> str:
@@ -175,13 +198,19 @@ def draw(curves: Sequence[Curve], confirmed: Mapping[str, float], title: str, pa
     plt.close(fig)
 
 
-def write(curves: Sequence[Curve], confirmed: Mapping[str, float], settings: dict[str, Any], folder: Path) -> None:
+def write(
+    curves: Sequence[Curve],
+    confirmed: Mapping[str, float],
+    together: Mapping[str, float],
+    settings: dict[str, Any],
+    folder: Path,
+) -> None:
     """The JSON file and the figure."""
     machine = machines.describe(PACKAGES)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"search-{settings['target']}"
     result = {
-        "settings": settings, "machine": machine.to_json(), "confirmed": dict(confirmed),
+        "settings": settings, "machine": machine.to_json(), "together": dict(together), "confirmed": dict(confirmed),
         "curves": [asdict(curve) for curve in curves],
     }  # fmt: skip
     text = json.dumps(result, indent=1)
@@ -198,6 +227,7 @@ def main(argv: list[str] | None = None, runner: Worker | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)} (default: all)")
     parser.add_argument("--target", default=targets.NATIVE, metavar="NAME", help="hardware target (default: native)")
+    parser.add_argument("--layers", type=positive, default=1, metavar="N", help="of each network (default: 1)")
     parser.add_argument("--trials", type=positive, default=64, metavar="N", help="a task and search (default: 64)")
     parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="runs of each search (default: 3)")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of a call (default: 1)")
@@ -205,16 +235,21 @@ def main(argv: list[str] | None = None, runner: Worker | None = None) -> int:
     options = parser.parse_args(argv)
     target = targets.resolve(options.target)
     names = chosen(parser, options.networks, NETWORKS)
-    tasks = expensive_tasks(names, target)
+    tasks, everything = expensive_tasks(names, target, options.layers)
     log = MeasurementLog(LOGS / f"{target.name}.jsonl", options.threads)
     with contextlib.closing(Measurer(target, options.threads, log, tqdm.write, runner)) as measurer:
         curves = run(tasks, target, measurer, options.trials, options.seeds)
         confirmed = confirm(tasks, measurer)
+        together = overall(tasks, everything, measurer, confirmed)
     settings = {
         "target": target.name, "threads": options.threads, "trials": options.trials, "seeds": options.seeds,
     }  # fmt: skip
-    write(curves, confirmed, settings, options.output)
+    write(curves, confirmed, together, settings, options.output)
     print(table(curves, confirmed))
+    print(
+        f"{together['layers']} layers with {together['share_of_products']:.0%} of all products, calls counted: "
+        f"the best schedules are {together['speed']:.3f} times as fast as the defaults"
+    )
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.search import Curve, follow, run, table, write
+from experiments.search import Curve, follow, overall, run, table, write
 from pipeline.tuning.measure import Measurer
 from pipeline.tuning.measurements import Measurement, MeasurementLog
 from pipeline.tuning.search import Measured, RandomSearch
@@ -59,8 +59,19 @@ def test_searches_share_their_measurements(tmp_path: Path) -> None:
 
 def test_table_and_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    write(CURVES, CONFIRMED, {"target": "llvm", "threads": 1, "trials": 3, "seeds": 1}, tmp_path)
+    write(CURVES, CONFIRMED, {"speed": 1.02}, {"target": "llvm", "threads": 1, "trials": 3, "seeds": 1}, tmp_path)
     assert json.loads((tmp_path / "search-llvm.json").read_text())["curves"][0]["best"] == [1.0, 1.2, 1.3]
     assert (tmp_path / "search-llvm.png").stat().st_size > 1000
     assert {path.name for path in tmp_path.iterdir()} == {"search-llvm.json", "search-llvm.png"}
     assert "1.300" in table(CURVES, CONFIRMED).splitlines()[1]
+
+
+def test_layers_together_count_their_calls(tmp_path: Path) -> None:
+    """A gain in a layer that is called once must not weigh like one in a layer that is called ten times."""
+    measurer = Simulated(tmp_path)
+    rare, often = task(), task(weight=3, oc=64)
+    for each in (rare, often):
+        measurer.measure(each, [measurer.default(each)])
+    gains = {rare.key: 2.0, often.key: 1.0}
+    together = overall([("resnet18", rare), ("resnet50", often)], [rare, often], measurer, gains)
+    assert together == {"layers": 2, "share_of_products": 1.0, "speed": round(4 / 3.5, 4)}
