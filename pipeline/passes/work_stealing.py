@@ -6,27 +6,34 @@ another program, too. Here a thread does the parts that TVM gave it, then those 
     parallel i:                      parallel i:
         body(i)          becomes         if not begun[i]:
                                              for k: part = (i + k) % parts
-                                                 if not begun[part]:
-                                                     begun[part] = 1
+                                                 if not begun[part] and not exchange(begun[part], 1):
                                                      body(part)
 
-The marks are ordinary memory. Threads that come to a part within the same nanoseconds both compute it and write the
-same bytes twice: a part depends on the kernel's inputs alone, not on what it or another part writes. Atomic operations
-would cost every part more than that, because they wait for all writes before them.
+The exchange is atomic: a part runs once, whoever comes to it at the same time.
 """
 
 from __future__ import annotations
 
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import Expr
+from tvm.ir import Expr, StringImm
+from tvm.script import tirx as T
 
 from .stack_buffers import ON_STACK
 
 MAX_PARTS = 4096
 """With more, equal numbers are fair enough; the marks lie on the stack."""
 
-_FREE, _BEGUN = tirx.const(0, "int8"), tirx.const(1, "int8")
+_FREE = tirx.const(0, "int8")
+_BEGIN = "octet_begin_part"
+_EXCHANGE = f"""
+define linkonce_odr i8 @{_BEGIN}(ptr %mark) alwaysinline nounwind {{
+  %before = atomicrmw xchg ptr %mark, i8 1 monotonic
+  ret i8 %before
+}}
+"""
+"""As code of LLVM, whose atomic operations TVM has no names for. Nothing is ordered by it: all threads start after what
+came before the loop, and are waited for behind it."""
 
 
 def steal_work(function: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -53,8 +60,10 @@ def _stealing(loop: tirx.For) -> tirx.Stmt:
         return tirx.IfThenElse(begun[position] == _FREE, body, None)
 
     next_part = tirx.Select(first + ahead < parts, first + ahead, first + ahead - parts)
-    take = tirx.SeqStmt([tirx.BufferStore(begun, _BEGUN, [part]), loop.body])
-    take_following = serial(ahead, tirx.SeqStmt([tirx.Bind(part, next_part), unless_begun(part, take)]))
+    begin = tirx.call_extern("int8", _BEGIN, T.address_of(begun[part])) == _FREE
+    take = unless_begun(part, tirx.IfThenElse(begin, loop.body, None))
+    take_following = serial(ahead, tirx.SeqStmt([tirx.Bind(part, next_part), take]))
     shared = tirx.For(first, 0, parts, tirx.ForKind.PARALLEL, unless_begun(first, take_following))
+    shared = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", StringImm(_EXCHANGE), shared)
     clear = serial(index, tirx.BufferStore(begun, _FREE, [index]))
     return tirx.SeqStmt([tirx.AllocBuffer(begun, ON_STACK), clear, shared])

@@ -52,20 +52,11 @@ def _run(function: tirx.PrimFunc, size: int, thread_count: int) -> np.ndarray:
     return values
 
 
-PART_COUNTS = [1, 2, 3, 64, MAX_PARTS, MAX_PARTS + 1]
-
-
-@pytest.mark.parametrize("parts", PART_COUNTS)
-def test_one_thread_runs_every_part_once(parts: int) -> None:
-    """A part that runs twice costs its time twice."""
-    np.testing.assert_array_equal(_run(_count_visits(parts), parts, 1), np.ones(parts, np.int32))
-
-
-@pytest.mark.parametrize("parts", PART_COUNTS)
-@pytest.mark.parametrize("thread_count", [2, 3])
-def test_threads_run_every_part(parts: int, thread_count: int) -> None:
-    """A part that no thread takes leaves garbage."""
-    assert _run(_count_visits(parts), parts, thread_count).all()
+@pytest.mark.parametrize("parts", [1, 2, 3, 64, MAX_PARTS, MAX_PARTS + 1])
+@pytest.mark.parametrize("thread_count", [1, 2, 3])
+def test_every_part_runs_once(parts: int, thread_count: int) -> None:
+    """A part that no thread takes leaves garbage; sums in memory that two take at a time are wrong."""
+    np.testing.assert_array_equal(_run(_count_visits(parts), parts, thread_count), np.ones(parts, np.int32))
 
 
 def test_parts_behind_a_slow_one_go_to_the_other_thread() -> None:
