@@ -11,6 +11,7 @@ import pytest
 from pipeline.runtime.cpu import physical_cores
 from pipeline.tuning.measure import Measurer
 from pipeline.tuning.measurements import MeasurementLog
+from pipeline.tuning.search import Measured
 from pipeline.tuning.space import Space
 from pipeline.tuning.worker import Message, Worker, WorkerError
 from schedules.intrinsics.x86 import DOT_PRODUCTS
@@ -59,20 +60,26 @@ def points(measurer: Measurer) -> list[Configuration]:
     return [default, *[c for c in space.configurations(random.Random(0)) if c != default][:4]]
 
 
-def test_seconds_are_measured_and_logged(measurer: Measurer, folder: Path, points: list[Configuration]) -> None:
-    result = measurer.measure(TASK, points[:3])
-    assert set(result) == set(points[:3])
-    assert all(seconds is not None and 1e-8 < seconds < 1 for seconds in result.values())
-    assert measurer.known(TASK) == result
-    assert MeasurementLog(folder / "log.jsonl", 1).task(TASK.key).keys() == result.keys()
+@pytest.fixture(scope="module")
+def measured(measurer: Measurer, points: list[Configuration]) -> Measured:
+    """The first three points."""
+    return measurer.measure(TASK, points[:3])
 
 
-def test_known_configurations_are_not_run(measurer: Measurer, runner: Counting, points: list[Configuration]) -> None:
-    before = len(runner.batches)
-    assert measurer.measure(TASK, points[:3]) == {c: measurer.known(TASK)[c] for c in points[:3]}
-    assert len(runner.batches) == before
+def test_seconds_are_measured_and_logged(measured: Measured, folder: Path, points: list[Configuration]) -> None:
+    assert set(measured) == set(points[:3])
+    assert all(seconds is not None and 1e-8 < seconds < 1 for seconds in measured.values())
+    logged = MeasurementLog(folder / "log.jsonl", 1).task(TASK.key)
+    assert {c: logged[c].seconds for c in points[:3]} == measured
 
 
+def test_known_configurations_are_not_run(measurer: Measurer, runner: Counting, measured: Measured) -> None:
+    runner.batches.clear()
+    assert measurer.measure(TASK, list(measured)) == measured
+    assert not runner.batches
+
+
+@pytest.mark.usefixtures("measured")
 def test_an_equal_program_is_not_run_again(folder: Path, runner: Counting, points: list[Configuration]) -> None:
     """After a change of the templates that leaves this kernel as it is."""
     log = MeasurementLog(folder / "log.jsonl", 1)
