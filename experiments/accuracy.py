@@ -5,9 +5,10 @@
     python experiments/accuracy.py squeezenet1.1 --study bits --bits 8 4 --json results.json --update
 
 The QDQ files of Octet's quantiser, and of onnxruntime's on the same calibration images, run in onnxruntime. That of
-Octet's default is compiled and run as a library, too, and once more in onnxruntime without its graph optimisations,
-operator by operator: the library has to be as accurate as those two. No image is both calibrated on and tested on:
-CIFAR-10 has a training set for the former, the other sets are cut in two halves that change places.
+Octet's default is compiled and run as a library, too, and held to that. It also runs in onnxruntime without its graph
+optimisations, operator by operator: what differs there is how far onnxruntime agrees with itself. No image is both
+calibrated on and tested on: CIFAR-10 has a training set for the former, the other sets are cut in two halves that
+change places.
 The exit code is 1 where something does not hold that the last table lists.
 
 The models and images are third-party data that do not come with Octet; see real_data.py.
