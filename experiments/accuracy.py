@@ -8,7 +8,9 @@ The QDQ files of Octet's quantiser, and of onnxruntime's on the same calibration
 Octet's default is compiled and run as a library, too, and held to that. It also runs in onnxruntime without its graph
 optimisations, operator by operator: what differs there is how far onnxruntime agrees with itself. No image is both
 calibrated on and tested on: CIFAR-10 has a training set for the former, the other sets are cut in two halves that
-change places.
+change places. Those sets are small, so that the rows that are compared with onnxruntime are measured with five such
+splits (5x2 cross-validation: Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification
+Learning Algorithms", Neural Computation 10, 1998), and their figures are means over them.
 The exit code is 1 where something does not hold that the last table lists.
 
 The models and images are third-party data that do not come with Octet; see real_data.py.
@@ -37,6 +39,7 @@ from experiments.arguments import chosen, positive
 from pipeline.errors import OctetError
 
 CALIBRATION_IMAGES = 500
+SPLITS = 5
 BATCH = 25
 
 Network = Callable[[np.ndarray], np.ndarray]
@@ -44,100 +47,115 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Fold:
-    """Images to calibrate on and others, with labels, to test with: float32 NCHW, and int64."""
+    """Images to calibrate on, and the positions of others in the set, to test with."""
 
+    source: np.ndarray
+    """float32 NCHW."""
     calibration: np.ndarray
-    inputs: np.ndarray
-    labels: np.ndarray
+    """Positions in ``source``."""
+    test: np.ndarray
 
 
 class Study:
     """One model, its images and the outputs of the FP32 file, which all rows are compared with."""
 
     def __init__(
-        self, model: str, folder: Path, limit: int | None = None, calibration: int = CALIBRATION_IMAGES
+        self,
+        model: str,
+        folder: Path,
+        limit: int | None = None,
+        calibration: int = CALIBRATION_IMAGES,
+        splits: int = SPLITS,
     ) -> None:
         """At most ``limit`` images, and ``calibration`` a fold. Raises FileNotFoundError without the data."""
         self.model = model
         self.path = real_data.check_folder(folder) / "models" / model / "model.onnx"
-        self.folds = folds(model, folder, limit, calibration)
-        self._labels = np.concatenate([fold.labels for fold in self.folds])
+        self._inputs, self._labels = real_data.load(model, limit, folder)
+        training = real_data.load_training(model, calibration, folder)
+        self._splits = (
+            halvings(self._inputs, calibration, splits)
+            if training is None
+            else [[Fold(training, np.arange(len(training)), np.arange(len(self._inputs)))]]
+        )
         self._right: dict[Row, np.ndarray] = {}
-        self._float = [_outputs(onnxruntime_network(self.path), fold.inputs, "FP32") for fold in self.folds]
+        self._float = _outputs(onnxruntime_network(self.path), self._inputs, "FP32")
 
     def reference(self) -> Score:
         """The FP32 model's."""
-        return self._score(self._float)
+        return self._score(self._float[None])
 
-    def measure(self, row: Row, library_target: str | None = None) -> Score:
-        """Quantise as ``row`` says, once a fold, and run on the fold's test images.
+    def measure(self, row: Row, library_target: str | None = None, splits: int = 1) -> Score:
+        """Quantise as ``row`` says, once a fold of the first ``splits`` splits, and run on the fold's test images.
 
         With a target, the file is compiled for it and run as a library as well. Raises OctetError.
         """
-        outputs, libraries, literal, seconds = [], [], [], 0.0
+        chosen_splits = self._splits[:splits]
+        outputs, library, literal = (np.empty((len(chosen_splits), *self._float.shape), np.float32) for _ in range(3))
+        seconds = 0.0
         with tempfile.TemporaryDirectory(prefix="octet-accuracy-") as scratch:
-            for fold in self.folds:
-                file = Path(scratch) / "quantized.onnx"
+            file = Path(scratch) / "quantized.onnx"
+            for index, fold in ((index, fold) for index, split in enumerate(chosen_splits) for fold in split):
                 start = time.perf_counter()
-                quantize(self.path, fold.calibration, file, row)
+                quantize(self.path, fold.source[fold.calibration], file, row)
                 seconds += time.perf_counter() - start
-                outputs.append(_outputs(onnxruntime_network(file), fold.inputs, row.name))
+                inputs, place = self._inputs[fold.test], (index, fold.test)
+                outputs[place] = _outputs(onnxruntime_network(file), inputs, row.name)
                 if library_target:
-                    network = library_network(file, library_target)
-                    libraries.append(_outputs(network, fold.inputs, "library", batch=1))
+                    library[place] = _outputs(library_network(file, library_target), inputs, "library", batch=1)
                     one_by_one = onnxruntime_network(file, optimise=False)
-                    literal.append(_outputs(one_by_one, fold.inputs, "operator by operator"))
-        self._right[row] = np.concatenate(outputs).argmax(1) == self._labels
+                    literal[place] = _outputs(one_by_one, inputs, "operator by operator")
+        self._right[row] = outputs.argmax(-1) == self._labels
         score = replace(self._score(outputs), quantize_seconds=round(seconds, 1))
-        return self._with_library(score, outputs, libraries, literal) if libraries else score
+        return self._with_library(score, outputs, library, literal) if library_target else score
 
     def beside_default(self, row: Row, score: Score) -> Score:
         """The score with the images that either this row or the default alone gets right; both must be measured."""
-        ours, default = self._right[row], self._right[DEFAULT]
-        alone = int((ours & ~default).sum()), int((default & ~ours).sum())
-        return replace(score, right_alone=alone[0], default_right_alone=alone[1])
+        ours = self._right[row]
+        default = self._right[DEFAULT][: len(ours)]
+        alone, default_alone = (tuple(map(int, x.sum(1))) for x in (ours & ~default, default & ~ours))
+        return replace(score, right_alone=alone, default_right_alone=default_alone)
 
-    def _score(self, outputs: list[np.ndarray]) -> Score:
-        labels = self._labels
-        float_, ours = np.concatenate(self._float), np.concatenate(outputs)
-        classes = ours.argmax(1)
+    def _score(self, outputs: np.ndarray) -> Score:
+        """Of outputs (splits, images, classes)."""
+        classes = outputs.argmax(-1)
+        folds = self._splits[0]
         return Score(
-            images=len(labels),
-            right=int((classes == labels).sum()),
-            same_class=int((classes == float_.argmax(1)).sum()),
-            sqnr_db=sqnr(float_, ours),
-            folds=len(self.folds),
-            calibration_images=max(len(fold.calibration) for fold in self.folds),
+            images=len(self._labels),
+            right=_by_split(classes == self._labels),
+            same_class=_by_split(classes == self._float.argmax(-1)),
+            sqnr_db=sqnr(np.broadcast_to(self._float, outputs.shape), outputs),
+            folds=len(folds),
+            calibration_images=max(len(fold.calibration) for fold in folds),
         )
 
-    def _with_library(
-        self, score: Score, outputs: list[np.ndarray], libraries: list[np.ndarray], literal: list[np.ndarray]
-    ) -> Score:
-        labels = self._labels
-        classes, compiled, one_by_one = (np.concatenate(x).argmax(1) for x in (outputs, libraries, literal))
+    def _with_library(self, score: Score, outputs: np.ndarray, library: np.ndarray, literal: np.ndarray) -> Score:
+        classes, compiled, one_by_one = (x.argmax(-1) for x in (outputs, library, literal))
         return replace(
             score,
-            library_right=int((compiled == labels).sum()),
-            library_other_class=int((compiled != classes).sum()),
-            literal_right=int((one_by_one == labels).sum()),
-            literal_other_class=int((one_by_one != classes).sum()),
+            library_right=_by_split(compiled == self._labels),
+            library_other_class=_by_split(compiled != classes),
+            literal_right=_by_split(one_by_one == self._labels),
+            literal_other_class=_by_split(one_by_one != classes),
         )
 
 
-def folds(model: str, folder: Path, limit: int | None, calibration: int) -> list[Fold]:
-    """One fold where the set of images has a part for training, else two halves that change places.
+def halvings(images: np.ndarray, calibration: int, splits: int) -> list[list[Fold]]:
+    """``splits`` times two folds, whose halves of the images change places.
 
-    The halves take turns through the set, whose classes come in order.
+    The halves of the first take turns through the set, whose classes come in order; those of the others are random.
     """
-    inputs, labels = real_data.load(model, limit, folder)
-    training = sorted((folder / "data" / real_data.RECIPES[model].data).glob("train*.npz"))
-    if training:
-        with np.load(training[0], allow_pickle=False) as archive:
-            pixels = archive["images"][:calibration].astype(np.float32)
-        normalised = real_data.RECIPES[model].normalise(pixels).transpose(0, 3, 1, 2)
-        return [Fold(np.ascontiguousarray(normalised, np.float32), inputs, labels)]
-    halves = [slice(0, None, 2), slice(1, None, 2)]
-    return [Fold(inputs[a][:calibration], inputs[b], labels[b]) for a, b in (halves, halves[::-1])]
+    found = []
+    for split in range(splits):
+        count = len(images)
+        order = np.random.default_rng(split).permutation(count) if split else np.arange(count)
+        halves = order[::2], order[1::2]
+        found.append([Fold(images, a[:calibration], b) for a, b in (halves, halves[::-1])])
+    return found
+
+
+def _by_split(images: np.ndarray) -> tuple[int, ...]:
+    """How many images of each split (splits, images) are True."""
+    return tuple(map(int, images.sum(1)))
 
 
 def quantize(model: Path, images: np.ndarray, output: Path, row: Row) -> None:
@@ -207,11 +225,11 @@ def run(args: argparse.Namespace, models: list[str], rows: list[Row]) -> Results
     """Measure every row of every model; the files of results are written anew after each model."""
     results = read_json(args.json) if args.json and args.update else {}
     for model in models:
-        study = Study(model, args.shared, args.limit, args.calibration)
+        study = Study(model, args.shared, args.limit, args.calibration, args.splits)
         scores = {REFERENCE: study.reference()}
         for row in tqdm(rows, desc=model, unit="row"):
             target = args.target if row == DEFAULT and not args.no_library else None
-            scores[row] = study.measure(row, target)
+            scores[row] = study.measure(row, target, args.splits if row in STUDIES["peers"] else 1)
             tqdm.write(f"{model}, {row.name}: {scores[row].top1:.2f} %", file=sys.stderr)
         if DEFAULT in scores:
             scores |= {row: study.beside_default(row, scores[row]) for row in rows if row != DEFAULT}
@@ -224,7 +242,7 @@ def run(args: argparse.Namespace, models: list[str], rows: list[Row]) -> Results
 def write(args: argparse.Namespace, results: Results) -> None:
     """The files that the command line asks for."""
     if args.json and not args.redraw:
-        settings = {key: getattr(args, key) for key in ("limit", "calibration", "target")}
+        settings = {key: getattr(args, key) for key in ("limit", "calibration", "splits", "target")}
         write_json(results, settings, args.json)
     if args.figure:
         draw(results, args.figure)
@@ -276,6 +294,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration", type=positive, default=CALIBRATION_IMAGES, metavar="N",
         help="calibrate on N images a fold at most (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--splits", type=positive, default=SPLITS, metavar="N",
+        help="of the sets without images for training, in the rows of the study peers (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--target", default="native", help="what the default is compiled for (default: %(default)s)")
     parser.add_argument("--no-library", action="store_true", help="do not compile")

@@ -17,57 +17,71 @@ LEAST_TOP1 = {"resnet20-cifar10": 91.6, "mlperf-ic-resnet8": 87.0}
 MAX_LOSS = 0.8
 
 
+Counts = tuple[int, ...]
+"""Images, a number for each split of the set into those to calibrate on and those to test with."""
+
+
 @dataclass(frozen=True)
 class Score:
     """How a network did on the test images."""
 
     images: int
-    right: int
-    same_class: int
+    """Of the set: each is tested once a split."""
+    right: Counts
+    same_class: Counts
     """Images that the FP32 model gives the same class."""
     sqnr_db: float
     """Of the output of the network against the FP32 model's; less noisy than counts of few images."""
     folds: int = 1
+    """Of a split."""
     calibration_images: int = 0
     """A fold."""
     quantize_seconds: float = 0.0
     """All folds together."""
-    library_right: int | None = None
+    library_right: Counts | None = None
     """The compiled library's count, where it was measured."""
-    library_other_class: int | None = None
+    library_other_class: Counts | None = None
     """Images on which the library and onnxruntime, running the same QDQ file, choose different classes."""
-    literal_right: int | None = None
+    literal_right: Counts | None = None
     """onnxruntime's count with the operators of the QDQ file one by one, where the library was measured."""
-    literal_other_class: int | None = None
+    literal_other_class: Counts | None = None
     """Images on which onnxruntime chooses different classes with and without its graph optimisations."""
-    right_alone: int | None = None
+    right_alone: Counts | None = None
     """Images that this network gets right and the default does not, where both were measured."""
-    default_right_alone: int | None = None
+    default_right_alone: Counts | None = None
     """The reverse."""
 
     @property
     def p_value(self) -> float | None:
-        """Of McNemar's exact test, two-sided: how likely a difference so large is if both are equally accurate."""
-        if self.right_alone is None or self.default_right_alone is None:
+        """Of McNemar's exact test, two-sided: how likely a difference so large is if both are equally accurate.
+
+        None with several splits: the same images tested again are not new ones.
+        """
+        if self.right_alone is None or self.default_right_alone is None or len(self.right) > 1:
             return None
-        changed, fewer = self.right_alone + self.default_right_alone, min(self.right_alone, self.default_right_alone)
+        changed = self.right_alone[0] + self.default_right_alone[0]
+        fewer = min(self.right_alone[0], self.default_right_alone[0])
         return min(1.0, 2 * sum(math.comb(changed, k) for k in range(fewer + 1)) / 2**changed)
 
     @property
     def top1(self) -> float:
-        return 100 * self.right / self.images
+        """Percent, as all shares here; the mean over the splits."""
+        return self.share(self.right)
 
     @property
     def agreement(self) -> float:
-        return 100 * self.same_class / self.images
+        return self.share(self.same_class)
 
     @property
     def library_top1(self) -> float | None:
-        return None if self.library_right is None else 100 * self.library_right / self.images
+        return None if self.library_right is None else self.share(self.library_right)
 
     @property
     def literal_top1(self) -> float | None:
-        return None if self.literal_right is None else 100 * self.literal_right / self.images
+        return None if self.literal_right is None else self.share(self.literal_right)
+
+    def share(self, counts: Counts) -> float:
+        return 100 * sum(counts) / (self.images * len(counts))
 
 
 Results = dict[str, dict[Row, Score]]
@@ -99,9 +113,10 @@ def _library(rows: dict[Row, Score]) -> dict[str, Any] | None:
     library, literal = ours.library_top1, ours.literal_top1
     if library is None or literal is None:
         return None
+    changed = (_listed(counts) for counts in (ours.library_other_class, ours.literal_other_class) if counts)
     figures = (
         f"{library:.2f} compiled; onnxruntime {ours.top1:.2f} optimised, {literal:.2f} operator by operator; "
-        f"images of another class than optimised: {ours.library_other_class} and {ours.literal_other_class}"
+        f"images of another class than optimised: {' and '.join(changed)}"
     )
     # One image of few must not decide.
     holds = abs(library - ours.top1) <= max(0.1, 100 / ours.images) + 1e-9
@@ -113,14 +128,21 @@ def _ahead_of_peers(rows: dict[Row, Score]) -> dict[str, Any] | None:
     if DEFAULT not in rows or not peers:
         return None
     figures = ", ".join(f"{row.method} {rows[row].top1:.2f}{_chance(rows[row])}" for row in peers)
-    holds = all(rows[DEFAULT].right >= rows[row].right for row in peers)
+    holds = all(rows[DEFAULT].top1 >= rows[row].top1 - 1e-9 for row in peers)
     return {"claim": "default ≥ onnxruntime", "figures": f"{rows[DEFAULT].top1:.2f}; {figures}", "holds": holds}
 
 
 def _chance(score: Score) -> str:
-    if score.p_value is None:
+    """How many images the default alone, and this one alone, get right; in each split where there are several."""
+    if score.right_alone is None or score.default_right_alone is None:
         return ""
-    return f" ({score.default_right_alone} : {score.right_alone} images, p = {score.p_value:.2f})"
+    pairs = zip(score.default_right_alone, score.right_alone, strict=True)
+    images = ", ".join(f"{default} : {own}" for default, own in pairs)
+    return f" ({images} images{'' if score.p_value is None else f', p = {score.p_value:.2f}'})"
+
+
+def _listed(counts: Counts) -> str:
+    return ", ".join(map(str, counts))
 
 
 def _narrow(rows: dict[Row, Score]) -> list[dict[str, Any]]:
@@ -134,7 +156,7 @@ def _narrow(rows: dict[Row, Score]) -> list[dict[str, Any]]:
     ):
         if better in rows and worse in rows:
             figures = f"{rows[better].top1:.2f}, {rows[worse].top1:.2f}"
-            found.append({"claim": claim, "figures": figures, "holds": rows[better].right >= rows[worse].right})
+            found.append({"claim": claim, "figures": figures, "holds": rows[better].top1 >= rows[worse].top1})
     return found
 
 
@@ -150,13 +172,14 @@ def _table(model: str, rows: dict[Row, Score]) -> str:
     calibration = max((score.calibration_images for score in measured), default=0)
     header = (
         "quantiser", "observer", "symmetric", "weights", "bits", "weight range",
-        "top-1", "loss", "same class as FP32", "SQNR dB", "compiled", "s",
+        "splits", "top-1", "loss", "same class as FP32", "SQNR dB", "compiled", "s",
     )  # fmt: skip
-    lines = [_line(header), _line(["---"] * 4 + ["---:", "---"] + ["---:"] * 6)]
+    lines = [_line(header), _line(["---"] * 4 + ["---:", "---"] + ["---:"] * 7)]
     lines += [_line(_cells(row, score, float_)) for row, score in rows.items() if row != REFERENCE]
     return (
         f"### {model}: {float_.images:,} test images, FP32 {float_.top1:.2f} %\n\n"
-        f"Calibrated on up to {calibration} other images{f', {folds} folds' * (folds > 1)}.\n\n" + "\n".join(lines)
+        f"Calibrated on up to {calibration} other images{f', {folds} folds a split' * (folds > 1)}.\n\n"
+        + "\n".join(lines)
     )
 
 
@@ -168,6 +191,7 @@ def _cells(row: Row, score: Score, float_: Score) -> list[str]:
         row.granularity,
         str(row.bits),
         row.weight_range,
+        str(len(score.right)),
         f"{score.top1:.2f}",
         f"{float_.top1 - score.top1:.2f}",
         f"{score.agreement:.2f} %",
@@ -215,7 +239,11 @@ def _row(entry: dict[str, Any]) -> Row:
 
 
 def _score(entry: dict[str, Any]) -> Score:
-    return Score(**{name: entry[name] for name in Score.__dataclass_fields__})
+    fields: dict[str, Any] = {}
+    for name in Score.__dataclass_fields__:
+        value = entry[name]
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return Score(**fields)
 
 
 def draw(results: Results, path: Path) -> None:

@@ -76,8 +76,17 @@ def load(model: str, limit: int | None = None, folder: Path = DEFAULT_FOLDER) ->
     recipe = RECIPES[model]
     data = check_folder(folder) / "data" / recipe.data
     pixels, labels = _read_archive(data, limit) if recipe.resize is None else _read_jpegs(data, recipe.resize, limit)
-    inputs = recipe.normalise(pixels.astype(np.float32)).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(inputs, np.float32), labels.astype(np.int64) + recipe.first_class
+    return _inputs(recipe, pixels), labels.astype(np.int64) + recipe.first_class
+
+
+def load_training(model: str, limit: int, folder: Path = DEFAULT_FOLDER) -> np.ndarray | None:
+    """The inputs of :func:`load` for the first ``limit`` images of the training set; None where the set has none."""
+    recipe = RECIPES[model]
+    archives = sorted((check_folder(folder) / "data" / recipe.data).glob("train*.npz"))
+    if not archives:
+        return None
+    with np.load(archives[0], allow_pickle=False) as archive:
+        return _inputs(recipe, archive["images"][:limit])
 
 
 def check_folder(folder: Path) -> Path:
@@ -88,6 +97,11 @@ def check_folder(folder: Path) -> Path:
             "come with Octet; name the folder that holds them with --shared or the environment variable OCTET_SHARED."
         )
     return folder
+
+
+def _inputs(recipe: Recipe, pixels: Pixels) -> np.ndarray:
+    normalised = recipe.normalise(pixels.astype(np.float32)).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(normalised, np.float32)
 
 
 def _read_archive(folder: Path, limit: int | None) -> tuple[Pixels, np.ndarray]:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from experiments import accuracy, peer_quantizer
+from experiments import accuracy, peer_quantizer, real_data
 from experiments.accuracy_report import Results, Score, draw, read_json, to_markdown, verdicts, write_json
 from experiments.accuracy_rows import DEFAULT, MINMAX, ONNXRUNTIME, PEERS, REFERENCE, STUDIES, Row, rows_of
 from pipeline.quantization import OBSERVERS
@@ -20,8 +20,8 @@ NARROW = Row(bits=4, weight_range="output")
 NARROW_MINMAX = Row(method="minmax", bits=4, weight_range="minmax")
 
 
-def _score(right: int, images: int = 1000, **library: int) -> Score:
-    return Score(images, right, images, 30.0, **library)
+def _score(right: int, images: int = 1000) -> Score:
+    return Score(images, (right,), (images,), 30.0)
 
 
 def _held(results: Results) -> dict[str, bool]:
@@ -34,11 +34,11 @@ def results() -> Results:
         "squeezenet1.1": {
             REFERENCE: _score(900),
             DEFAULT: replace(
-                Score(1000, 895, 990, 30.0, 2, 125, 7.0),
-                library_right=894,
-                library_other_class=3,
-                literal_right=893,
-                literal_other_class=4,
+                Score(1000, (890, 900), (980, 1000), 30.0, 2, 125, 7.0),
+                library_right=(888, 900),
+                library_other_class=(3, 2),
+                literal_right=(893, 893),
+                literal_other_class=(4, 4),
             ),
             MINMAX: _score(880),
             PEERS[0]: _score(894),
@@ -96,17 +96,23 @@ def test_every_observer_is_measured_and_every_row_has_its_own_name() -> None:
 
 
 def test_archives_are_calibrated_on_the_training_set(folder: Path) -> None:
-    (fold,) = accuracy.folds("mlperf-ic-resnet8", folder, limit=8, calibration=6)
-    assert (len(fold.calibration), len(fold.inputs), len(fold.labels)) == (6, 8, 8)
-    assert fold.calibration.min() >= 100 > fold.inputs.max()
+    training = real_data.load_training("mlperf-ic-resnet8", 6, folder)
+    assert training is not None
+    assert training.shape == (6, 3, 32, 32)
+    assert training.dtype == np.float32
+    assert training.min() >= 100
+    assert real_data.load_training("squeezenet1.1", 6, folder) is None
 
 
-def test_halves_of_other_sets_change_places_and_share_no_image(folder: Path) -> None:
-    first, second = accuracy.folds("squeezenet1.1", folder, limit=None, calibration=100)
-    assert sorted([*first.labels, *second.labels]) == [0, 1, 2, 3, 4]
-    for fold in (first, second):
-        tested = {float(image.mean()) for image in fold.inputs}
-        assert tested.isdisjoint(float(image.mean()) for image in fold.calibration)
+def test_halves_of_other_sets_change_places_and_share_no_image() -> None:
+    splits = accuracy.halvings(np.zeros((9, 1)), 4, splits=3)
+    assert len(splits) == 3
+    for first, second in splits:
+        assert sorted([*first.test, *second.test]) == list(range(9))
+        for fold in (first, second):
+            assert not {*fold.test} & {*fold.calibration}
+            assert len(fold.calibration) == 4
+    assert len({tuple(sorted(first.test)) for first, _ in splits}) == 3  # the same halves again would tell nothing
 
 
 @pytest.mark.parametrize(("count", "stride"), [(1, 1), (7, 7), (125, 25), (124, 31), (500, 25), (37, 1)])
@@ -127,9 +133,10 @@ def test_stride_divides_the_images_as_onnxruntime_demands(count: int, stride: in
 )
 def test_quantised_file_follows_the_row(row: Row, folder: Path, tmp_path: Path) -> None:
     """A row must measure what its name says: granularity and bits are looked up in the file."""
-    (fold,) = accuracy.folds("mlperf-ic-resnet8", folder, limit=4, calibration=6)
+    training = real_data.load_training("mlperf-ic-resnet8", 6, folder)
+    assert training is not None
     output = tmp_path / "q.onnx"
-    accuracy.quantize(folder / "models" / "mlperf-ic-resnet8" / "model.onnx", fold.calibration, output, row)
+    accuracy.quantize(folder / "models" / "mlperf-ic-resnet8" / "model.onnx", training, output, row)
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(output).graph.initializer}
     (name,) = [name for name, value in tensors.items() if value.ndim == 4]
     (node,) = [node for node in onnx.load(output).graph.node if node.input[0] == name]
@@ -140,11 +147,12 @@ def test_quantised_file_follows_the_row(row: Row, folder: Path, tmp_path: Path) 
 
 def test_study_measures_and_compiles(folder: Path) -> None:
     study = accuracy.Study("squeezenet1.1", folder)
-    reference, score = study.reference(), study.measure(DEFAULT, "llvm")
-    assert (reference.images, reference.same_class, reference.sqnr_db) == (5, 5, 200.0)
+    reference, score = study.reference(), study.measure(DEFAULT, "llvm", splits=2)
+    assert (reference.images, reference.same_class, reference.sqnr_db) == (5, (5,), 200.0)
     assert score.sqnr_db < 200
-    assert score.library_other_class == score.literal_other_class == 0
+    assert score.library_other_class == score.literal_other_class == (0, 0)
     assert score.library_right == score.literal_right == score.right
+    assert len(score.right) == 2
 
 
 def test_sqnr_of_known_noise() -> None:
@@ -156,19 +164,31 @@ def test_sqnr_of_known_noise() -> None:
 )
 def test_chance_of_a_difference(alone: int, default_alone: int, p_value: float) -> None:
     """Against tables of the sign test."""
-    score = Score(100, 90, 95, 30.0, right_alone=alone, default_right_alone=default_alone)
+    score = replace(_score(90, 100), right_alone=(alone,), default_right_alone=(default_alone,))
     assert score.p_value == pytest.approx(p_value)
     assert _score(90).p_value is None
+    again = replace(score, right=(90, 90), right_alone=(alone, alone), default_right_alone=(default_alone,) * 2)
+    assert again.p_value is None  # the same images twice are no evidence twice
 
 
 def test_images_that_one_quantiser_alone_gets_right(folder: Path) -> None:
-    study = accuracy.Study("mlperf-ic-resnet8", folder, calibration=6)
+    study = accuracy.Study("squeezenet1.1", folder)
     other = Row(bits=2)
-    scores = {row: study.measure(row) for row in (DEFAULT, other)}
-    score = study.beside_default(other, scores[other])
+    default, score = study.measure(DEFAULT, splits=3), study.measure(other, splits=2)
+    score = study.beside_default(other, score)
     assert score.right_alone is not None
     assert score.default_right_alone is not None
-    assert scores[other].right - scores[DEFAULT].right == score.right_alone - score.default_right_alone
+    ahead = np.subtract(score.right_alone, score.default_right_alone)
+    np.testing.assert_array_equal(ahead, np.subtract(score.right, default.right[:2]))
+
+
+def test_images_of_each_split_are_told(results: Results) -> None:
+    results["squeezenet1.1"][PEERS[0]] = replace(
+        _score(0), right=(895, 893), right_alone=(6, 1), default_right_alone=(1, 8)
+    )
+    text = to_markdown(results)
+    assert "89.50; MinMax 89.40 (1 : 6, 8 : 1 images), Entropy 89.50 |" in text
+    assert "images of another class than optimised: 3, 2 and 4, 4 |" in text
 
 
 def test_promises_hold_at_their_edges(results: Results) -> None:
@@ -186,7 +206,17 @@ def test_promises_hold_at_their_edges(results: Results) -> None:
             _score(701),
             "4 bits: per channel ahead of per tensor",
         ),
-        (DEFAULT, _score(897, library_right=895, literal_right=895), "compiled as accurate as the QDQ file"),
+        (
+            DEFAULT,
+            replace(
+                Score(1000, (897, 897), (1000, 1000), 30.0),
+                library_right=(895, 896),
+                library_other_class=(2, 1),
+                literal_right=(895, 896),
+                literal_other_class=(2, 1),
+            ),
+            "compiled as accurate as the QDQ file",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -200,11 +230,11 @@ def test_table_shows_losses_and_the_library(results: Results) -> None:
     text = to_markdown(results)
     assert "### squeezenet1.1: 1,000 test images, FP32 90.00 %" in text
     assert (
-        "| Octet | mse **(default)** | no | per-channel | 8 | minmax | 89.50 | 0.50 | 99.00 % | 30.0 | 89.40 | 7 |"
+        "| Octet | mse **(default)** | no | per-channel | 8 | minmax | 2 | 89.50 | 0.50 | 99.00 % | 30.0 | 89.40 | 7 |"
         in text
     )
     widths = {line.count("|") for line in text.splitlines() if line.startswith("| Octet")}
-    assert widths == {13}
+    assert widths == {14}
 
 
 def test_results_survive_the_file_and_are_drawn(results: Results, tmp_path: Path) -> None:
