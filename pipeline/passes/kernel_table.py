@@ -4,12 +4,15 @@
    argument: by then every operator is a kernel, and its variable still has the name of the model's.
 2. The operations of an integer kernel come with its problem (attribute :data:`MACS`); in a float one, which TVM made,
    they are the reductions over a product. What TVM calls in its runtime library (sorting) counts as none.
+3. A function that calls kernels of its own says which (attribute :data:`STEPS`).
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import tvm
@@ -21,6 +24,9 @@ from pipeline.runtime.manifest import Kernel
 
 MACS = "octet.macs"
 """Attribute of a kernel's function: the multiplications of the layer as the model has it."""
+
+STEPS = "octet.steps"
+"""Attribute of a function that calls kernels for each image in turn: these, as :func:`steps_to_json` writes them."""
 
 _CALLS = ("relax.call_tir", "relax.call_tir_inplace", "relax.call_dps_packed")
 _LAST_PASS_WITH_NAMES = "RewriteDataflowReshape"
@@ -43,14 +49,27 @@ class KernelTable:
         if self._module is None:
             raise RuntimeError(f"tvm.compile ran no pass {_LAST_PASS_WITH_NAMES}")
         graph = Graph(self._module)
-        return tuple(
-            _kernel(self._module, call, node_names.get(var.name, var.name))
-            for var, call in graph.bindings
-            if op_name(call) in _CALLS
-        )
+        found = (kernel_of(self._module, call, var.name) for var, call in graph.bindings if op_name(call) in _CALLS)
+        return tuple(_renamed(kernel, node_names) for kernel in found)
 
 
-def _kernel(module: tvm.IRModule, call: relax.Call, node: str) -> Kernel:
+def _renamed(kernel: Kernel, node_names: Mapping[str, str]) -> Kernel:
+    steps = tuple(_renamed(step, node_names) for step in kernel.steps)
+    return replace(kernel, node=node_names.get(kernel.node, kernel.node), steps=steps)
+
+
+def steps_to_json(steps: Sequence[Kernel]) -> str:
+    """The value of the attribute :data:`STEPS`."""
+    return json.dumps([asdict(step) for step in steps])
+
+
+def _steps(function: tirx.PrimFunc) -> tuple[Kernel, ...]:
+    entries = json.loads(str(function.attrs[STEPS])) if STEPS in function.attrs else []
+    return tuple(Kernel(**{**entry, "steps": ()}) for entry in entries)
+
+
+def kernel_of(module: tvm.IRModule, call: relax.Call, node: str) -> Kernel:
+    """What ``call`` of a function of ``module`` does; ``node`` is the name of its result."""
     callee, operands = call.args[0], list(call.args[1].fields)
     weights = [x for x in operands if numpy_of(x) is not None]
     packed = isinstance(callee, relax.ExternFunc)
@@ -61,6 +80,7 @@ def _kernel(module: tvm.IRModule, call: relax.Call, node: str) -> Kernel:
         weight_bytes=sum(_bytes(x.ty) for x in weights),
         read_bytes=sum(_bytes(x.ty) for x in operands if x not in weights),
         written_bytes=sum(map(_bytes, call.ty_args)),
+        steps=() if packed else _steps(module[callee]),
     )
 
 

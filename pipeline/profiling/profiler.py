@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from pipeline import targets
 from pipeline.errors import InputError, LibraryError
-from pipeline.profiling.kernel_clock import KernelClock, kernel_calls
+from pipeline.profiling.kernel_clock import kernel_calls
+from pipeline.profiling.library_clock import LibraryClock, flat
 from pipeline.profiling.roofline import Roofline, find_roofline
 from pipeline.runtime import Kernel, read_manifest
 from pipeline.runtime.model import load_several
@@ -38,6 +39,7 @@ class OperatorTime:
     """In the order of execution, from 0."""
     kernel: Kernel
     milliseconds: float
+    """Of all images, where it runs for one after the other."""
     gmacs: float
     """10^9 multiply-accumulates a second."""
     gigabytes: float
@@ -139,15 +141,13 @@ def profile(
         targets.resolve(manifest.target), plain.threads, remeasure=remeasure,
         progress=lambda share: tell("measuring this machine", share),
     )  # fmt: skip
-    clock = KernelClock(len(calls))
-    instrumented.instrument(clock.instrument)
+    clock = LibraryClock(instrumented, manifest.kernels, [name is not None for name in calls])
     runs = _alternate(
         lambda: plain(data), lambda: instrumented(data), clock, warmup, seconds, lambda share: tell("timing", share)
     )
     undisturbed = [[run for run in kind if not run.interrupted] for kind in runs]
     usual, profiled = (clean if len(clean) >= MIN_RUNS else kind for clean, kind in zip(undisturbed, runs, strict=True))
     milliseconds = typical(np.array([run.calls for run in profiled])) / 1e6
-    is_kernel = np.array([name is not None for name in calls])
     shape = manifest.inputs[0].shape if manifest.inputs else ()
     return Profile(
         library=path.name,
@@ -158,14 +158,14 @@ def profile(
         runs=len(profiled),
         interrupted=sum(run.interrupted for kind in runs for run in kind),
         roofline=limits,
-        operators=operator_times(manifest.kernels, milliseconds[is_kernel], limits),
-        machine_milliseconds=float(milliseconds[~is_kernel].sum()),
+        operators=operator_times(flat(manifest.kernels), milliseconds[:-1], limits),
+        machine_milliseconds=float(milliseconds[-1]),
         latency=float(np.median([run.nanoseconds for run in usual])) / 1e6,
         latency_profiled=float(np.median([run.nanoseconds for run in profiled])) / 1e6,
     )
 
 
-def typical(samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def typical(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Mean duration of each call over the middle fifth of the runs, by their total: (runs, calls) -> (calls,).
 
     These are the runs around the median. The medians of single calls would not add up to it where the machine's speed
@@ -180,11 +180,11 @@ def typical(samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 def operator_times(
     kernels: Sequence[Kernel], milliseconds: Sequence[float] | npt.NDArray[np.float64], limits: Roofline
 ) -> tuple[OperatorTime, ...]:
-    """Each kernel with its time, against ``limits``."""
+    """Each kernel with its time, all images together, against ``limits``."""
     in_use = sum(k.weight_bytes for k in kernels) + max(k.read_bytes + k.written_bytes for k in kernels)
     result = []
     for position, (kernel, time_ms) in enumerate(zip(kernels, milliseconds, strict=True)):
-        seconds = max(float(time_ms), 1e-6) / 1e3
+        seconds = max(float(time_ms), 1e-6) / 1e3 / kernel.images
         activations = kernel.read_bytes + kernel.written_bytes
         at_least = kernel.weight_bytes / limits.bandwidth(in_use) + activations / limits.bandwidth(activations)
         result.append(
@@ -206,26 +206,26 @@ class _Run:
     nanoseconds: int
     interrupted: bool
     """Whether the system took a CPU from one of the threads to give it to another program."""
-    calls: npt.NDArray[np.int64]
-    """Nanoseconds of each call; none without the clock."""
+    calls: npt.NDArray[np.float64]
+    """Nanoseconds of each kernel, and of the virtual machine; none without the clock."""
 
 
 def _alternate(
     plain: Callable[[], object],
     timed: Callable[[], object],
-    clock: KernelClock,
+    clock: LibraryClock,
     warmup: float,
     seconds: float,
     progress: Callable[[float], None],
 ) -> tuple[list[_Run], list[_Run]]:
     """Runs without and with the clock, in turns."""
     usual, profiled = [], []
-    none = np.array([], np.int64)
+    none = np.array([])
     start = time.perf_counter()
     while True:
         first = _run(plain, lambda: none)
-        clock.restart()
-        second = _run(timed, clock.nanoseconds)
+        with clock:
+            second = _run(timed, clock.nanoseconds)
         now = time.perf_counter() - start
         if now >= warmup:
             usual.append(first)
@@ -235,7 +235,7 @@ def _alternate(
             return usual, profiled
 
 
-def _run(call: Callable[[], object], calls: Callable[[], npt.NDArray[np.int64]]) -> _Run:
+def _run(call: Callable[[], object], calls: Callable[[], npt.NDArray[np.float64]]) -> _Run:
     switches = _involuntary_switches()
     start = time.perf_counter_ns()
     call()

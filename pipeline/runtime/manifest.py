@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import LibraryError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the manifest and of the trailer that holds it. A reader refuses every other."""
 
 DTYPES = (
@@ -96,6 +96,10 @@ class Kernel:
     read_bytes: int
     """Size of the activations that it reads."""
     written_bytes: int
+    images: int = 1
+    """How often it runs, once an image; the counts above are of one time."""
+    steps: tuple[Kernel, ...] = ()
+    """The kernels that it calls for each image, in their order."""
 
 
 @dataclass(frozen=True)
@@ -271,12 +275,23 @@ def _constants(data: dict[str, Any]) -> tuple[ConstantInfo, ...]:
     return tuple(found)
 
 
-def _kernel(data: Any, where: str) -> Kernel:
+def _kernel(data: Any, where: str, is_step: bool = False) -> Kernel:
     if not isinstance(data, dict):
         raise _fail(f"{where} is not an object")
     _check_keys(data, Kernel.__dataclass_fields__.keys(), where)
-    counts = (_integer(data, key, 0, MAX_COUNT) for key in ("macs", "weight_bytes", "read_bytes", "written_bytes"))
-    return Kernel(_string(data, "name"), _string(data, "node"), *counts)
+    steps = _list(data, "steps", MAX_KERNELS)
+    if steps and is_step:
+        raise _fail(f"{where} is a step and has steps")
+    return Kernel(
+        name=_string(data, "name"),
+        node=_string(data, "node"),
+        macs=_integer(data, "macs", 0, MAX_COUNT),
+        weight_bytes=_integer(data, "weight_bytes", 0, MAX_COUNT),
+        read_bytes=_integer(data, "read_bytes", 0, MAX_COUNT),
+        written_bytes=_integer(data, "written_bytes", 0, MAX_COUNT),
+        images=_integer(data, "images", 1, MAX_ELEMENTS),
+        steps=tuple(_kernel(entry, f"{where}.steps[{i}]", is_step=True) for i, entry in enumerate(steps)),
+    )
 
 
 def _quantization(data: Any, where: str) -> Quantization | None:

@@ -22,6 +22,9 @@ from pipeline.runtime.timing import Timing, measure
 
 Array = npt.NDArray[Any]
 
+STEP_CLOCK = "octet_step_clock"
+"""The function of a library by which :meth:`Model.time_steps` works."""
+
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
     """Load the library that ``octet compile`` wrote to ``path``.
@@ -159,6 +162,15 @@ class Model:
         or a TVM function, which takes the place of the one given before. For profilers: every call waits for it.
         """
         self._machine["set_instrument"](function)
+
+    def time_steps(self, stamps: npt.NDArray[np.int64] | None) -> None:
+        """From now on, write the time into ``stamps`` before each step of each image and after the last; None: no more.
+
+        ``stamps``, of shape (images, steps + 1, 2), takes seconds and nanoseconds. It is for libraries whose manifest
+        has a kernel with steps, holds for all models of :func:`load_several`, and must live until it is replaced.
+        """
+        (library,) = self._machine.imports
+        library[STEP_CLOCK](0 if stamps is None else stamps.ctypes.data)
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
         tensors = [self._tensor(array, info) for array, info in zip(arrays, self.manifest.inputs, strict=True)]

@@ -7,7 +7,7 @@ from tvm import relax
 
 from pipeline.ir.graph import Graph, Rewriter
 from pipeline.passes.emit_kernels import Configure, emit_kernels
-from pipeline.passes.kernel_table import MACS
+from pipeline.passes.kernel_table import MACS, STEPS, steps_to_json
 from pipeline.targets import DeployTarget
 
 from .sequence import Sequence, SequenceBuilder
@@ -55,7 +55,8 @@ class _Inserter(Rewriter):
 
     def _call(self) -> None:
         trunk, sequence = self._trunk, self._sequence
-        attrs = {"tirx.is_scheduled": True, MACS: trunk.images * sequence.macs}
+        macs = sum(step.images * step.macs for step in sequence.steps)
+        attrs = {"tirx.is_scheduled": True, MACS: macs, STEPS: steps_to_json(sequence.steps)}
         function = sequence.function.without_attr("global_symbol").with_attrs(attrs)
         callee = self.builder.add_func(function, "images_in_turn")
         types = [r.ty for r in trunk.results]

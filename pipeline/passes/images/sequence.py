@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
@@ -23,21 +24,23 @@ from tvm.script.ir_builder import tirx as builder
 from pipeline.ir.graph import Constant, Graph, op_name
 from pipeline.ir.operators import shape_of
 from pipeline.passes.input_alignment import accept_unaligned_inputs
-from pipeline.passes.kernel_table import MACS
+from pipeline.passes.kernel_table import kernel_of
+from pipeline.runtime.manifest import Kernel
 from schedules.rows import view
 
 from .memory_plan import ALIGNMENT, Lifetime, plan_offsets
+from .step_clock import stamp, step_clock, step_clock_switch
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """The function, the constants that it takes between inputs and results, the kernels that it calls, and the
-    multiplications of one image."""
+    """The function, the constants that it takes between inputs and results, the functions that have to be in the same
+    library, and what each of its calls does for an image."""
 
     function: tirx.PrimFunc
     constants: list[Constant]
     kernels: dict[str, tirx.PrimFunc]
-    macs: int
+    steps: tuple[Kernel, ...]
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class SequenceBuilder:
     def __init__(self, module: tvm.IRModule, images: int, suffix: str) -> None:
         module = accept_unaligned_inputs(module)
         graph = Graph(module)
+        self._module = module
         self._images = images
         self._params: list[relax.Var] = list(graph.function.params)
         self._results: list[relax.Var] = list(graph.output.fields)
@@ -118,15 +122,20 @@ class SequenceBuilder:
                 ]
                 results = [self._argument(f"result{i}", _tensor(r)) for i, r in enumerate(self._results)]
                 # Relax looks into the root block of a function that might be a reshape.
-                with builder.sblock("root"), builder.parallel(0, self._images) as image:
+                with builder.sblock("root"), step_clock(), builder.parallel(0, self._images) as image:
                     workspace = builder.alloc_buffer((max(size, ALIGNMENT),), "uint8", align=ALIGNMENT)
                     # TVM shrinks a buffer to the elements that it sees being touched.
                     builder.evaluate(T.address_of(workspace[0]))
                     builder.evaluate(T.address_of(workspace[max(size, ALIGNMENT) - 1]))
                     self._body(image, workspace, offsets, inputs, constants, results)
             function = ib.get()
-        macs = sum(int(self._kernels[self._names[call.args[0]]].attrs[MACS]) for _, call in self._calls)
-        return Sequence(function, self._constants, self._kernels, macs)
+        kernels = self._kernels | step_clock_switch()
+        return Sequence(function, self._constants, kernels, tuple(self._steps()))
+
+    def _steps(self) -> Iterator[Kernel]:
+        for var, call in self._calls:
+            kernel = kernel_of(self._module, call, var.name)
+            yield replace(kernel, name=self._names[call.args[0]], images=self._images)
 
     def _argument(self, name: str, tensor: _Tensor) -> Any:
         return builder.arg(name, T.Buffer((self._images, *tensor.shape[1:]), tensor.dtype))
@@ -176,9 +185,12 @@ class SequenceBuilder:
             args = (address(expr), shape, 0, len(tensor.shape), tirx.const(0, tensor.dtype), 0)
             return tirx.call_intrin("handle", "tirx.tvm_stack_make_array", *args)
 
-        for var, call in self._calls:
+        first_stamp = image * (len(self._calls) + 1)
+        for step, (var, call) in enumerate(self._calls):
+            stamp(first_stamp + step)
             arguments = [array(a) for a in call.args[1].fields]
             builder.evaluate(tirx.call_cpacked(self._names[call.args[0]], *arguments, array(var)))
+        stamp(first_stamp + len(self._calls))
         for result, buffer in zip(self._results, results, strict=True):
             if self._source(result) in offsets:
                 _copy_out(workspace, offsets[self._source(result)], buffer, image, _tensor(result))

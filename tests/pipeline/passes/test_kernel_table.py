@@ -40,6 +40,25 @@ def test_integer_network(tmp_path):
     assert (first.written_bytes, middle.written_bytes) == (middle.read_bytes, last.read_bytes)
 
 
+def test_steps_of_a_batch(tmp_path):
+    """What runs image by image is one call, and its kernels are told with the names of the model's nodes."""
+    model = Model()
+    image = model.qdq(model.input((9, 16, 8, 8)), 0.1)
+    for _ in range(2):
+        conv = model.op("Conv", image, model.weight(codes((16, 16, 3, 3), "int8"), 0.01), pads=[1, 1, 1, 1])
+        image = model.qdq(conv, 0.2)
+    model.output(image, "float32")
+    path = tmp_path / "m.onnx"
+    onnx.save(model.build(), path)
+    (trunk, *others) = read_manifest(pipeline.compile(path, "llvm", output=tmp_path / "m.so")).kernels
+    convolutions = [step for step in trunk.steps if step.macs]
+    assert [step.macs for step in convolutions] == [8 * 8 * 16 * 16 * 3 * 3] * 2
+    assert trunk.macs == 9 * sum(step.macs for step in convolutions)
+    assert {step.images for step in trunk.steps} == {9}
+    assert {step.node for step in convolutions} == {node.name for node in model.nodes if node.op_type == "Conv"}
+    assert not any(kernel.steps for kernel in others)
+
+
 def test_float_network():
     """Kernels that TVM makes of float operators: the products of a matrix are counted, those of a scaling are not.
 

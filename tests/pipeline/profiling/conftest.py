@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.passes.images import MIN_IMAGES
 from pipeline.profiling import Profile, Roofline, profiler
 from pipeline.runtime import Kernel
 from tests.conftest import REPOSITORY
@@ -19,6 +20,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded network for this CPU."""
     output = tmp_path_factory.mktemp("digits") / "digits.so"
     return pipeline.compile(REPOSITORY / "examples" / "digits" / "digits_qdq.onnx", output=output)
+
+
+@pytest.fixture(scope="session")
+def digits_batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a batch whose images run one after the other."""
+    output = tmp_path_factory.mktemp("digits") / "digits_batch.so"
+    return pipeline.compile(REPOSITORY / "examples" / "digits" / "digits_qdq.onnx", output=output, batch=MIN_IMAGES)
 
 
 @pytest.fixture

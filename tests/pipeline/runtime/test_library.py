@@ -15,6 +15,7 @@ import pytest
 from pipeline.errors import LibraryError
 from pipeline.runtime import Manifest, cpu, load, read_manifest, tvm_runtime
 from pipeline.runtime.library import MAGIC
+from pipeline.runtime.manifest import FORMAT
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_missing_file_and_folder(tmp_path):
 
 
 MANIFEST_DAMAGE: dict[str, tuple[Any, str]] = {
-    "format": (1, "has format 1 and this runtime reads format 2"),
+    "format": (1, f"has format 1 and this runtime reads format {FORMAT}"),
     "target": (None, "target is None"),
     "cpu_features": ([1], "cpu_features is 1"),
     "model_sha256": ("xyz", "64 hexadecimal"),
