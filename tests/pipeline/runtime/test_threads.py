@@ -86,13 +86,14 @@ def test_call_after_fork(libraries):
     """The workers do not live on in a forked child (multiprocessing on Linux), which waited for them for ever."""
     program = f"""
 import sys; sys.path[:0] = {[str(Path.cwd()), *sys.path]!r}
-import os, numpy as np
+import faulthandler, os, numpy as np
 from pipeline.runtime import load
 x = np.ones(64, "float32")
 model = load({str(libraries["busy"])!r}, threads=2)
 reference = model(x)
 child = os.fork()
 if child == 0:
+    faulthandler.dump_traceback_later(60, exit=True)  # says where it waits
     os._exit(0 if np.array_equal(model(x), reference) else 3)  # as multiprocessing does
 print(os.waitpid(child, 0)[1], np.array_equal(model(x), reference))
 """
