@@ -63,12 +63,12 @@ def encode_activations(
     graph: Graph, placement: Placement, options: Options, observers: Mapping[int, Observer]
 ) -> dict[str, QuantizationParameters]:
     """Parameters of each quantised tensor, those of a group being one object."""
-    known = {*graph.constants, *placement.group_of}
-    unknown = sorted(set(options.overrides.tensors) - known)
+    unknown = sorted(set(options.overrides.tensors) - set(placement.group_of))
     if unknown:
         raise InputError(
-            f"overrides: tensor {unknown[0]!r} is not quantised, or there is none of that name. Tensors inside a layer "
-            "and its activation function have no parameters; name the result of the function."
+            f"overrides: tensor {unknown[0]!r} is not quantised, is a constant, or there is none of that name. Tensors "
+            "inside a layer and its activation function have no parameters; name the result of the function. For "
+            "weights there is weight_scale of the layer."
         )
     parameters = {}
     for index, group in enumerate(placement.groups):

@@ -14,7 +14,6 @@ weight_scale = [0.01, 0.02]     # one number, or one for each output channel
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -22,8 +21,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from pipeline.errors import InputError
 from pipeline.quantization.parameters import MAX_BITS, MIN_BITS
+
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+"""Scales are stored as float32, where what is smaller would be 0, and what is larger infinite."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class TensorOverride:
             raise InputError(f"{where}: zero_point goes with scale.")
         for name in ("threshold", "scale"):
             _positive(getattr(self, name), f"{where}: {name}")
-        if self.low is not None and self.high is not None and not -math.inf < self.low <= self.high < math.inf:
+        if self.low is not None and self.high is not None and not -_LARGEST <= self.low <= self.high <= _LARGEST:
             raise InputError(f"{where}: low {self.low} and high {self.high} are no range.")
 
     @property
@@ -61,12 +65,17 @@ class TensorOverride:
 
 @dataclass(frozen=True)
 class LayerOverride:
-    """What to do with one node."""
+    """What to do with one node; only layers have weights."""
 
     quantize: bool = True
     weight_bits: int | None = None
     weights: str | None = None
     weight_scale: float | list[float] | None = None
+
+    @property
+    def is_for_weights(self) -> bool:
+        """Whether it says anything of weights."""
+        return any(value is not None for value in (self.weight_bits, self.weights, self.weight_scale))
 
     def check(self, where: str) -> None:
         """Raise InputError where a value makes no sense."""
@@ -144,9 +153,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         try:
             import tomli as tomllib
         except ImportError as error:
-            raise InputError(
-                f"reading {path} needs Python 3.11, or the package tomli: pip install octet[quantize]."
-            ) from error
+            raise InputError(f"reading {path} needs Python 3.11, or the package tomli: pip install tomli.") from error
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
@@ -159,5 +166,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _positive(value: object, where: str) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InputError(f"{where} {value!r} is no finite number above 0.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _SMALLEST <= value <= _LARGEST:
+        raise InputError(f"{where} {value!r:.40} is no finite number above 0 in float32.")

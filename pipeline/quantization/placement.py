@@ -145,6 +145,10 @@ class _Placer:
         unknown = sorted(set(options.overrides.layers) - {node.name for node in nodes})
         if unknown:
             raise InputError(f"overrides: the model has no node {unknown[0]!r}.")
+        with_weights = {name for name, override in options.overrides.layers.items() if override.is_for_weights}
+        others = sorted(with_weights - {node.name for node in layers})
+        if others:
+            raise InputError(f"overrides: node {others[0]!r} is no layer and has no weights to be quantised.")
         left_out |= {node for node in nodes if node.name in self._kept_float() or self._is_other(node)}
         for option, expressions in (("include", include), ("exclude", exclude)):
             for expression in expressions:

@@ -203,6 +203,12 @@ def test_overrides_from_a_file(tmp_path):
         ({"layers": {"c2_node": {"bits": 4}}}, "'bits' is unknown"),
         ({"layers": {"c2_node": {"quantize": "no"}}}, "wrong type"),
         ({"layers": {"c2_node": {"weight_scale": [0.1, 0.2]}}}, "there are 8 output channels"),
+        ({"tensors": {"x": {"scale": 1e-50}}}, "scale 1e-50 is no finite number above 0 in float32"),
+        ({"tensors": {"x": {"scale": 10**400}}}, "is no finite number above 0 in float32"),
+        ({"tensors": {"x": {"low": 0, "high": 10**400}}}, "are no range"),
+        ({"layers": {"c2_node": {"weight_scale": [1e39]}}}, "is no finite number above 0 in float32"),
+        ({"tensors": {"w_c2": {"scale": 1.0}}}, "'w_c2' is not quantised, is a constant"),
+        ({"layers": {"r1_node": {"weight_bits": 4}}}, "'r1_node' is no layer"),
     ],
 )
 def test_overrides_that_make_no_sense(tmp_path, overrides, message):
