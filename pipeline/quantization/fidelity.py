@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from onnx import ModelProto
 
-from pipeline.frontend.graph import Graph
 from pipeline.quantization.feeds import Feeds, size_of
 from pipeline.quantization.onnxruntime_session import Feed, Session
 
@@ -17,13 +16,13 @@ SAMPLES = 64
 
 
 class Fidelity:
-    """The outputs of the float model on the first samples, to compare others with."""
+    """The outputs of the float model ``reference`` on the first samples, to compare others with."""
 
-    def __init__(self, graph: Graph, feeds: Feeds, samples: int = SAMPLES) -> None:
+    def __init__(self, reference: ModelProto, feeds: Feeds, samples: int = SAMPLES) -> None:
         self._feeds = feeds
         self._samples = samples
-        self._outputs = [value.name for value in graph.outputs]
-        self._reference = list(self._run(graph.to_model()))
+        self._outputs = [value.name for value in reference.graph.output]
+        self._reference = list(self._run(reference))
 
     def sqnr(self, model: ModelProto) -> float:
         """Signal to quantisation noise of all float outputs together, in dB; inf where they are equal."""

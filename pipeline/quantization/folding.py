@@ -25,7 +25,9 @@ def matmul_to_gemm(graph: Graph) -> None:
             if matmul is None or bias is None or not matmul.is_op("MatMul") or not graph.has_one_use(product):
                 continue
             weight = graph.constant(matmul.inputs[1])
-            if weight is None or weight.ndim != 2 or graph.rank(matmul.inputs[0]) != 2 or bias.size != weight.shape[1]:
+            if weight is None or weight.ndim != 2 or graph.rank(matmul.inputs[0]) != 2:
+                continue
+            if bias.shape not in ((weight.shape[1],), (1, weight.shape[1])):  # a column would be added to other entries
                 continue
             flat = graph.add_constant(row, bias.reshape(-1))
             return [new_node("Gemm", [*matmul.inputs, flat], node.outputs, matmul.name)]

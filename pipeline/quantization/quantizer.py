@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from pipeline.errors import InputError, ModelError
+from pipeline.frontend.opset import upgrade_opset
 from pipeline.quantization.bias_correction import add_missing_biases, correct_biases
 from pipeline.quantization.calibration import Tell, Watched, calibrate
 from pipeline.quantization.encoding import Encoding, encode_activations, encode_layers, make_observers, require_finite
@@ -75,6 +76,10 @@ class Quantizer:
     def float_model(self) -> ModelProto:
         """The prepared float model (folded, equalised)."""
         return self.graph.to_model()
+
+    def reference(self) -> ModelProto:
+        """The float model before anything was folded: what errors are measured against."""
+        return upgrade_opset(self._source)
 
     def make(
         self,
@@ -162,7 +167,7 @@ class Quantizer:
 
     def _sqnr(self, encoding: Encoding) -> float:
         if self._fidelity is None:
-            self._fidelity = Fidelity(self.graph, self._needed_feeds([]))
+            self._fidelity = Fidelity(self.reference(), self._needed_feeds([]))
         return self._fidelity.sqnr(to_qdq(self.graph, self.placement, encoding))
 
     def _needed_feeds(self, tensors: list[str]) -> Feeds:

@@ -90,7 +90,7 @@ def rank(quantizer: Quantizer, trial: Trial, reference: float | None, progress: 
     ``reference``: the metric of the float model, None without a metric.
     """
     assert quantizer.feeds is not None
-    fidelity = Fidelity(quantizer.graph, quantizer.feeds)
+    fidelity = Fidelity(quantizer.reference(), quantizer.feeds)
     costs = []
     for index, layer in enumerate(quantizer.placement.layers):
         progress(f"layer {layer.name}", index / len(quantizer.placement.layers))

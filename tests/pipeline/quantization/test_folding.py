@@ -74,6 +74,15 @@ def test_constant_of_another_axis_is_kept(tmp_path):
     assert [n.op_type for n in graph.nodes] == ["Conv", "Mul"]
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (1, 1, 4), (4, 1, 1), (1,)], ids=str)
+def test_sum_with_another_constant_than_a_row_is_kept(tmp_path, shape):
+    """As many numbers as columns are no row of a bias: a column was added to other entries, a third axis was lost."""
+    net = Net(("N", 8)).constant("w", np.ones((8, 4))).constant("b", np.ones(shape))
+    net.op("MatMul", "x w", "m").op("Add", "m b", "y")
+    graph, _ = load_float_graph(net.file(tmp_path, "y", ranks=(max(2, len(shape)),)))
+    assert [n.op_type for n in graph.nodes] == ["MatMul", "Add"]
+
+
 def test_shared_weights_keep_their_value(tmp_path):
     """Folding into one reader of a weight must not change the other."""
     net = Net().conv("x", "a").constant("two", np.float32(2)).op("Mul", "a two", "d")
