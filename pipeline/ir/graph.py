@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
 def numpy_of(expr: relax.Expr | None) -> NDArray[np.generic] | None:
     """Value of a constant tensor; None for anything else."""
     return expr.value.numpy() if isinstance(expr, Constant) else None
+
+
+def is_among(constant: Constant, others: Iterable[relax.Expr]) -> bool:
+    """Whether it is one of ``others``, as an object: TVM compares values."""
+    return any(constant.same_as(other) for other in others)
 
 
 def operands(value: relax.Expr) -> Iterator[relax.Expr]:

@@ -19,12 +19,12 @@ ANY_ARRAY = 8
 """Bytes: what every allocator and every element type of a tensor keep to."""
 
 
-def accept_unaligned_inputs(module: tvm.IRModule) -> tvm.IRModule:
-    """The module, with kernels of their own where an input is read.
+def accept_unaligned_inputs(module: tvm.IRModule, alignment: int = ANY_ARRAY) -> tvm.IRModule:
+    """The module, with kernels of their own where an input is read, or a view of one, for inputs of ``alignment``.
 
     An input that something else than a kernel reads keeps its alignment, see :func:`input_alignment`.
     """
-    return _Relaxer(Graph(module)).rewrite()
+    return _Relaxer(Graph(module), alignment).rewrite()
 
 
 def input_alignment(module: tvm.IRModule) -> int:
@@ -44,8 +44,9 @@ def input_alignment(module: tvm.IRModule) -> int:
 
 
 class _Relaxer(Rewriter):
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, alignment: int) -> None:
         super().__init__(graph)
+        self._alignment = alignment
         self._replaced: set[tvm.ir.GlobalVar] = set()
 
     def rewrite(self) -> tvm.IRModule:
@@ -65,19 +66,25 @@ class _Relaxer(Rewriter):
         if op_name(value) != "relax.call_tir":
             return value
         arguments = value.args[1].fields
-        unaligned = [i for i, a in enumerate(arguments) if a in self.graph.function.params]
+        unaligned = [i for i, a in enumerate(arguments) if self._viewed(a) in self.graph.function.params]
         if not unaligned:
             return value
-        kernel = _with_alignment(self.graph.module[value.args[0]], unaligned)
+        kernel = _with_alignment(self.graph.module[value.args[0]], unaligned, self._alignment)
         self._replaced.add(value.args[0])
         callee = self.builder.add_func(kernel, f"{value.args[0].name_hint}_unaligned")
         return relax.Call(value.op, [callee, *value.args[1:]], value.attrs, value.ty_args)
 
+    def _viewed(self, argument: relax.Expr) -> relax.Expr:
+        """What ``argument`` lies in, if it is a view."""
+        while op_name(definition := self.definition(argument)) == "relax.reshape":
+            argument = definition.args[0]
+        return argument
 
-def _with_alignment(kernel: tirx.PrimFunc, indices: list[int]) -> tirx.PrimFunc:
+
+def _with_alignment(kernel: tirx.PrimFunc, indices: list[int], alignment: int) -> tirx.PrimFunc:
     for index in indices:
         old = kernel.params[index]
-        new = tirx.decl_buffer(old.ty.shape, old.ty.dtype, old.name, data_alignment=ANY_ARRAY)
+        new = tirx.decl_buffer(old.ty.shape, old.ty.dtype, old.name, data_alignment=alignment)
         kernel = tvm_ffi.structural_map(
             kernel, (tirx.Var, lambda v, old=old, new=new: new if v.same_as(old) else v), order="post"
         )

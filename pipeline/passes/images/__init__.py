@@ -4,5 +4,5 @@ Activations of one image stay in the core's own cache where those of a whole bat
 threads share the images, so that they meet once and not after every layer.
 """
 
-from .in_turn import MIN_IMAGES as MIN_IMAGES
 from .in_turn import compute_images_in_turn as compute_images_in_turn
+from .trunk import MIN_IMAGES as MIN_IMAGES

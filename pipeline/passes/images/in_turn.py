@@ -13,9 +13,6 @@ from pipeline.targets import DeployTarget
 from .sequence import Sequence, SequenceBuilder
 from .trunk import Trunk, find_trunk, image_module
 
-MIN_IMAGES = 8
-"""Smaller batches run layer by layer, which keeps more threads busy."""
-
 _SUFFIX = "_in_turn"
 
 
@@ -23,7 +20,7 @@ def compute_images_in_turn(module: tvm.IRModule, target: DeployTarget, configure
     """``module`` with its trunk as one call of a function that runs image by image; unchanged for small batches."""
     graph = Graph(module)
     trunk = find_trunk(graph)
-    if trunk is None or trunk.images < MIN_IMAGES:
+    if trunk is None:
         return module
     sequence = SequenceBuilder(emit_kernels(image_module(trunk), target, configure), trunk.images, _SUFFIX).build()
     return _Inserter(graph, trunk, sequence).insert()

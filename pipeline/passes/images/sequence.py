@@ -21,7 +21,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as builder
 
-from pipeline.ir.graph import Constant, Graph, op_name
+from pipeline.ir.graph import Constant, Graph, is_among, op_name
 from pipeline.ir.operators import shape_of
 from pipeline.passes.input_alignment import accept_unaligned_inputs
 from pipeline.passes.kernel_table import kernel_of
@@ -30,6 +30,9 @@ from schedules.rows import view
 
 from .memory_plan import ALIGNMENT, Lifetime, plan_offsets
 from .step_clock import stamp, step_clock, step_clock_switch
+
+ANY_IMAGE = 1
+"""Alignment in bytes of an image within a batch: images may be of any size."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class SequenceBuilder:
     """
 
     def __init__(self, module: tvm.IRModule, images: int, suffix: str) -> None:
-        module = accept_unaligned_inputs(module)
+        module = accept_unaligned_inputs(module, ANY_IMAGE)
         graph = Graph(module)
         self._module = module
         self._images = images
@@ -105,7 +108,7 @@ class SequenceBuilder:
         self._constants: list[Constant] = []
         for _, call in self._calls:
             known = self._constants
-            self._constants += [a for a in call.args[1].fields if isinstance(a, Constant) and not _among(a, known)]
+            self._constants += [a for a in call.args[1].fields if isinstance(a, Constant) and not is_among(a, known)]
         self._names = {gv: gv.name_hint + suffix for gv in module.get_global_vars() if gv.name_hint != "main"}
         self._kernels = {name: serial(module[gv]).with_attr("global_symbol", name) for gv, name in self._names.items()}
 
@@ -202,7 +205,3 @@ def _copy_out(workspace: Any, offset: int, result: Any, image: Expr, tensor: _Te
     target = view(result, (int(result.shape[0]) * tensor.elements,))
     with builder.serial(0, tensor.elements) as i:
         builder.buffer_store(target, source[i], [image * tensor.elements + i])
-
-
-def _among(constant: Constant, others: list[Constant]) -> bool:
-    return any(constant.same_as(other) for other in others)

@@ -17,7 +17,7 @@ from tvm import relax
 from tvm.ir import Op
 
 from pipeline.ir import operators
-from pipeline.ir.graph import Constant, Graph, op_name, operands, static_shape
+from pipeline.ir.graph import Constant, Graph, is_among, op_name, operands, static_shape
 from pipeline.ir.operators import shape_of
 
 PER_IMAGE = frozenset(
@@ -34,6 +34,9 @@ PER_IMAGE = frozenset(
     }
 )
 """Operators whose result for an image depends on that image alone: the first axis of their activations."""
+
+MIN_IMAGES = 8
+"""Smaller batches run layer by layer, which keeps more threads busy."""
 
 WEIGHTS_AN_ACTIVATION = 16
 """A convolution with more bytes of weights than that, for each byte of an image that it reads or writes, stays outside.
@@ -55,7 +58,7 @@ class Trunk:
 def find_trunk(graph: Graph) -> Trunk | None:
     """The trunk of ``main``, or None where there is none that is worth it."""
     batches = {(static_shape(p) or (0,))[0] for p in graph.function.params}
-    if len(batches) != 1 or min(batches) <= 1:
+    if len(batches) != 1 or min(batches) < MIN_IMAGES:
         return None
     images = min(batches)
     inside: set[relax.Var] = set(graph.function.params)
@@ -82,14 +85,16 @@ def find_trunk(graph: Graph) -> Trunk | None:
 
 def _is_per_image(call: relax.Call, images: int, inside: set[relax.Var]) -> bool:
     activations = [a for a in operands(call) if not isinstance(a, Constant)]
-    if not activations or shape_of(call)[0] != images:
+    if not activations or shape_of(call)[:1] != (images,):
         return False
-    if any(a not in inside or shape_of(a)[0] != images for a in activations):
+    # Shapes are aligned at their ends: the first axis of what has fewer axes is no batch.
+    rank = len(shape_of(call))
+    if any(a not in inside or len(shape_of(a)) != rank or shape_of(a)[0] != images for a in activations):
         return False
     # Weights belong to all images; a constant in the place of an activation may differ from image to image.
-    own_parameters = 1 if op_name(call) == operators.CONV2D else 0
-    stand_ins = [a for a in call.args[1 + own_parameters :] if isinstance(a, Constant)]
-    return all(len(shape_of(c)) < len(shape_of(call)) or shape_of(c)[0] == 1 for c in stand_ins)
+    weights = call.args[1:2] if op_name(call) == operators.CONV2D else []
+    stand_ins = [a for a in operands(call) if isinstance(a, Constant) and not is_among(a, weights)]
+    return all(len(shape_of(c)) < rank or shape_of(c)[0] == 1 for c in stand_ins)
 
 
 def _has_many_weights(call: relax.Call) -> bool:

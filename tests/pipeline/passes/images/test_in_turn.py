@@ -7,14 +7,15 @@ import pytest
 import tvm
 from tvm import relax
 
+from pipeline.ir import operators
 from pipeline.ir.graph import Graph, op_name
 from pipeline.passes.assign_layout import assign_layout
 from pipeline.passes.fuse_epilogues import fuse_epilogues
 from pipeline.passes.images import MIN_IMAGES
 from pipeline.passes.images.trunk import find_trunk
-from pipeline.targets import DeployTarget
+from pipeline.targets import PRESETS, DeployTarget
 from tests import numpy_reference
-from tests.octet_runner import Compiled, assert_same_bits, each_target
+from tests.octet_runner import Compiled, assert_same_bits, each_target, module_of
 from tests.pipeline.passes.blocks import (
     Builder,
     Params,
@@ -60,6 +61,11 @@ def _differs_from_image_to_image(b: Builder, p: Params) -> relax.Expr:
     return b.emit(conv(b.emit(add(x, relax.const(other))), kernel=3))
 
 
+def _constant_first(b: Builder, p: Params) -> relax.Expr:
+    other = np.arange(IMAGES * 24 * 25).reshape(IMAGES, 24, 5, 5).astype(np.uint8)
+    return b.emit(conv(b.emit(add(relax.const(other), b.emit(pool(p[0]))))))
+
+
 def _many_weights(b: Builder, p: Params) -> relax.Expr:
     x = b.emit(conv(p[0], kernel=3))
     y = b.emit(conv(x, channels=200, kernel=5))
@@ -72,6 +78,7 @@ BODIES = {
     "branches": (_branches, 1),
     "two inputs": (_two_inputs, 2),
     "constant that differs": (_differs_from_image_to_image, 1),
+    "constant that differs, first": (_constant_first, 1),
     "many weights": (_many_weights, 1),
 }
 
@@ -99,6 +106,32 @@ def test_same_bits(case: str, target: DeployTarget) -> None:
             assert_same_bits(actual, wanted, f"{case}, {threads} threads")
 
 
+def test_axis_as_long_as_the_batch() -> None:
+    """A map of height and width for all images: its first axis is the height, though there are as many images."""
+    module = module_of(
+        [((IMAGES, 24, IMAGES, 5), "uint8"), ((IMAGES, 5), "uint8")],
+        lambda b, p: b.emit(add(b.emit(pool(p[0])), p[1])),
+    )
+    rng = np.random.default_rng(1)
+    images, height_by_width = (
+        rng.integers(0, 256, shape).astype(np.uint8) for shape in ((IMAGES, 24, IMAGES, 5), (IMAGES, 5))
+    )
+    (actual,) = Compiled(module, PRESETS["llvm"])(images, height_by_width, threads=1)
+    assert_same_bits(actual, numpy_reference.run(module, images, height_by_width), "map")
+
+
+@each_target
+def test_images_of_an_odd_size(target: DeployTarget) -> None:
+    """A kernel that read them through a view took each for aligned, and the process ended."""
+    module = module_of(
+        [((IMAGES, 3, 7, 7), "int8")],
+        lambda b, p: b.emit(conv(b.emit(operators.reencode(p[0], "uint8")), channels=16, kernel=3)),
+    )
+    images = np.random.default_rng(2).integers(-128, 128, (IMAGES, 3, 7, 7)).astype(np.int8)
+    (actual,) = Compiled(module, target)(images, threads=1)
+    assert_same_bits(actual, numpy_reference.run(module, images), "odd")
+
+
 def _trunk_operators(module: tvm.IRModule) -> list[str]:
     trunk = find_trunk(Graph(assign_layout(fuse_epilogues(module))))
     return [op_name(value).removeprefix("octet.") for _, value in trunk.bindings] if trunk else []
@@ -120,6 +153,15 @@ def test_constant_that_differs_ends_the_trunk() -> None:
     """Each image would get the first one's."""
     module = image_module(_differs_from_image_to_image, shape=_shape(IMAGES))
     assert _trunk_operators(module) == ["pack", "max_pool2d"]
+
+
+def test_number_without_axes_stays_outside() -> None:
+    """It has no first axis to look at, and the compiler ended in an IndexError."""
+    module = image_module(
+        lambda b, p: relax.Tuple([b.emit(pool(p[0])), b.emit(lookup(b.emit(relax.op.max(p[0]))))]),
+        shape=_shape(IMAGES),
+    )
+    assert "lookup" not in _trunk_operators(module)
 
 
 def test_single_image_has_no_trunk() -> None:
