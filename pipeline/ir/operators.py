@@ -204,12 +204,23 @@ ADD_COEFFICIENT_BITS = 21
 """Coefficients of an addition are below 2**21, so that two products with a 9-bit operand fit int32."""
 
 
+def _saturating_ratio(other: float) -> float:
+    """With such a ratio one step of an operand saturates the result, whatever the ``other`` one adds to it."""
+    return 255 * abs(other) + 511
+
+
+def _limited(ratio: float, limit: float) -> float:
+    return math.copysign(min(abs(ratio), limit), ratio)
+
+
 def add_coefficients(a_ratio: float, b_ratio: float) -> tuple[int, int, float]:
     """Integers ``Ia``, ``Ib`` and a power of two ``M`` with ``a_ratio ~ Ia * M`` and ``b_ratio ~ Ib * M``.
 
     A float32 ``a * Ma + b * Mb`` would be one fused multiply-add on one target and two roundings on another; integer
-    products with one power-of-two scale have the same bits everywhere, with an error below 2**-20 of the larger ratio.
+    products with one power-of-two scale have the same bits everywhere, with an error below 2**-21 of the larger ratio.
+    That ratio counts as no more than :func:`_saturating_ratio` of the other, so that it leaves the other its precision.
     """
+    a_ratio, b_ratio = _limited(a_ratio, _saturating_ratio(b_ratio)), _limited(b_ratio, _saturating_ratio(a_ratio))
     exponent = math.frexp(max(abs(a_ratio), abs(b_ratio)))[1] - ADD_COEFFICIENT_BITS
     scale = math.ldexp(1.0, -exponent)
     limit = (1 << ADD_COEFFICIENT_BITS) - 1

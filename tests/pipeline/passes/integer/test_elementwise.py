@@ -66,13 +66,16 @@ def test_broadcasting(kind: str, shapes: tuple[Any, Any]) -> None:
     assert steps_apart(model, lowered, *_inputs(model)) <= 1
 
 
-@pytest.mark.parametrize("scales", [(1.0, 1e-6, 1.0), (1e-6, 1.0, 1.0), (1e-6, 1e-6, 1.0), (1e-3, 1e3, 10.0)], ids=str)
+@pytest.mark.parametrize(
+    "scales", [(1.0, 1e-6, 1.0), (1e-6, 1.0, 1.0), (1e-6, 1e-6, 1.0), (1e-3, 1e3, 10.0), (1e6, 1.03, 1.0)], ids=str
+)
 def test_scales_far_apart(scales: tuple[float, float, float]) -> None:
-    """Guards the common power of two of both coefficients."""
+    """Guards the common power of two of both coefficients: a huge scale left the other operand hardly a bit."""
     model = _binary("Add", scales=scales)
     lowered = lower(model)
     assert "octet.add" in lowered.operators
-    assert steps_apart(model, lowered, *_inputs(model, 100.0)) <= 1
+    # Not fused: onnxruntime's own kernel is six steps off where the first scale is a million.
+    assert steps_apart(model, lowered, *_inputs(model, 100.0), as_written=True) <= 1
 
 
 def test_scales_beyond_float32_leave_the_sum_float() -> None:
