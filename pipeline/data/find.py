@@ -26,7 +26,8 @@ def find_samples(
     ``labels`` is a file with the classes, where they are not found by themselves (see :mod:`pipeline.data.labels`).
 
     Raises:
-        InputError: there is no sample, a path is missing, or a file is damaged or of no known kind.
+        InputError: there is no sample, a path is missing, or a file is damaged, of no known kind, or holds one array
+            where the model has several inputs.
     """
     label_file = Path(labels) if labels is not None else None
     resolved = [Path(path) for path in paths]
@@ -43,11 +44,21 @@ def _find(path: Path, inputs: Sequence[str], labels: Path | None) -> Source:
         return _folder(path, inputs, labels)
     if not path.is_file():
         raise InputError(f"cannot read {path}: there is no such file or folder")
+    if path.suffix.lower() == ".npz":
+        return _archive(path, inputs, labels)
+    source = _single_array(path, labels)
+    if len(inputs) > 1:
+        raise InputError(
+            f"{path} holds one array and the model has {len(inputs)} inputs ({', '.join(inputs)}): "
+            "give an .npz with an array for each, by its name"
+        )
+    return source
+
+
+def _single_array(path: Path, labels: Path | None) -> Source:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return Arrays({ONLY: npy(path)}, array_labels(labels) if labels else None)
-    if suffix == ".npz":
-        return _archive(path, inputs, labels)
     if suffix == ".bin":
         return Records(*cifar(path))
     if is_idx(path):

@@ -83,6 +83,15 @@ def test_cifar(tmp_path, labels, expected):
     assert labels_of(find_samples([path, path], ["x"])) == expected * 2
 
 
+@pytest.mark.parametrize("name", ["x.npy", "x-idx3-ubyte", "x.bin", "."])
+def test_single_array_cannot_feed_several_inputs(tmp_path, name):
+    """It went to every input alike, also from a folder that holds nothing else."""
+    contents = {"x-idx3-ubyte": idx_bytes(IMAGES[..., 0]), "x.bin": bytes(3073)}
+    (tmp_path / (name if name in contents else "x.npy")).write_bytes(contents.get(name, npy_bytes(IMAGES)))
+    with pytest.raises(InputError, match=r"the model has 2 inputs \(a, b\): give an \.npz with an array for each"):
+        find_samples([tmp_path / name], ["a", "b"])
+
+
 def save_images(folder, names):
     for name in names:
         path = folder / name
