@@ -79,7 +79,7 @@ def _images(paths: Sequence[Path], labels: Path | None) -> ImageFiles:
 
 
 def _folder(root: Path, inputs: Sequence[str], label_file: Path | None) -> Source:
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not images:
         return _only_archive(root, files, inputs, label_file)
@@ -89,6 +89,11 @@ def _folder(root: Path, inputs: Sequence[str], label_file: Path | None) -> Sourc
     listed = {root / name: label for name, label in named_labels(beside).items()}
     missing = sorted(path for path in listed if path not in set(images))  # counted as unreadable when they are read
     return ImageFiles([*images, *missing], listed)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether the file or a folder on the way to it is, such as the copies in ``.ipynb_checkpoints``."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _only_archive(root: Path, files: Sequence[Path], inputs: Sequence[str], labels: Path | None) -> Source:

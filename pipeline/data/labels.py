@@ -70,14 +70,32 @@ def folder_classes(root: Path, paths: Sequence[Path]) -> dict[Path, int]:
     """The class of each image of ``root`` by the folder it is in, where every image is in a folder of its class.
 
     Folders named by numbers are the classes of these numbers; else the classes count the folders in order of name.
-    Empty where images lie in ``root`` itself, or there is one folder only, which tells nothing.
+    Empty where images lie in ``root`` itself, or in one folder only, which tells nothing.
+
+    Raises:
+        InputError: classes are counted, and a folder without images leaves open whether it counts.
     """
     folders = [path.relative_to(root).parts[0] if len(path.relative_to(root).parts) > 1 else "" for path in paths]
     names = sorted(set(folders))
     if "" in names or len(names) < 2:
         return {}
-    index = {name: int(name) if all(n.isdecimal() for n in names) else i for i, name in enumerate(names)}
+    if all(name.isdecimal() for name in names):
+        index = {name: int(name) for name in names}
+    else:
+        _refuse_empty_folders(root, names)
+        index = {name: number for number, name in enumerate(names)}
     return {path: index[folder] for path, folder in zip(paths, folders, strict=True)}
+
+
+def _refuse_empty_folders(root: Path, names: Sequence[str]) -> None:
+    """Raise InputError where ``root`` has visible folders besides those in ``names``, which hold images."""
+    folders = (path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    empty = sorted(set(folders) - set(names))
+    if empty:
+        raise InputError(
+            f"{root} has one folder a class, and no images in {', '.join(empty[:10])}: remove what is no class; where "
+            f"one has no samples, name the folders by the numbers of their classes, or list the images in {FILE_NAME}"
+        )
 
 
 def _lines(path: Path) -> list[str]:

@@ -114,12 +114,30 @@ def test_labels_txt(tmp_path):
         (["7/1.png", "12/1.png"], [12, 7]),
         (["one/1.png", "one/2.png"], [None, None]),
         (["1.png", "cat/2.png", "dog/3.png"], [None, None, None]),
+        ([".cache/1.png", "ant/2.png", "cat/.git/3.png", "cat/4.png", ".5.png"], [0, 1]),
     ],
-    ids=["names", "numbers", "one folder", "not all in folders"],
+    ids=["names", "numbers", "one folder", "not all in folders", "hidden files and folders"],
 )
 def test_one_folder_a_class(tmp_path, names, expected):
     save_images(tmp_path, names)
     assert labels_of(find_samples([tmp_path], ["x"])) == expected
+
+
+@pytest.mark.parametrize("folder", ["bee", "bee/empty", "zoo"])
+def test_class_folder_without_images(tmp_path, folder):
+    """It was passed over, and each class after it had the number of the one before. A hidden one is no class."""
+    save_images(tmp_path, ["ant/1.png", "cat/2.png"])
+    (tmp_path / ".bees").mkdir()
+    assert labels_of(find_samples([tmp_path], ["x"])) == [0, 1]
+    (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(InputError, match=f"no images in {folder[:3]}: remove what is no class"):
+        find_samples([tmp_path], ["x"])
+
+
+def test_numbered_class_folder_without_images(tmp_path):
+    save_images(tmp_path, ["7/1.png", "12/2.png"])
+    (tmp_path / "8").mkdir()
+    assert labels_of(find_samples([tmp_path], ["x"])) == [12, 7]
 
 
 def test_other_label_files(tmp_path):
