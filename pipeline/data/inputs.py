@@ -54,7 +54,7 @@ class InputSpec:
                 values = values / np.float32(self.quantization.scale) + self.quantization.zero_point
             limits = np.iinfo(dtype)
             values = np.clip(np.rint(values), limits.min, limits.max)
-        return np.ascontiguousarray(values.astype(dtype))
+        return values.astype(dtype, order="C")
 
     def converted(self, values: Array, where: str) -> Array:
         """``values`` of one sample, ready made for the network, in the dtype of the input if nothing much is lost.
@@ -65,8 +65,8 @@ class InputSpec:
         if not self.fits(values.shape):
             raise InputError(f"{where} has shape {values.shape} a sample; input {self} needs {self.shape[1:]}")
         if values.dtype == self.dtype:
-            return np.ascontiguousarray(values)
+            return np.asarray(values, order="C")  # np.ascontiguousarray makes a number an array of one
         both_float = values.dtype.kind == "f" and np.dtype(self.dtype).kind == "f"
         if not both_float and not np.can_cast(values.dtype, self.dtype, "safe"):
             raise InputError(f"{where} has dtype {values.dtype}, and input {self} cannot take that without loss")
-        return np.ascontiguousarray(values.astype(self.dtype))
+        return values.astype(self.dtype, order="C")

@@ -132,5 +132,6 @@ def _spec(value: Any, path: Path) -> InputSpec:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     except KeyError:
         raise ModelError(f"{path}: input {value.name!r} is no tensor of numbers") from None
-    shape = tuple(side.dim_value if side.HasField("dim_value") else None for side in tensor.shape.dim)
+    # Some exporters write -1 or 0 for an open dimension.
+    shape = tuple(side.dim_value if side.dim_value > 0 else None for side in tensor.shape.dim)
     return InputSpec(value.name, shape, dtype)

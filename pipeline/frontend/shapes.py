@@ -48,6 +48,14 @@ def freeze_inputs(
                     dim.dim_value = size
 
 
+def open_unknown_sizes(model: ModelProto) -> None:
+    """Leave sizes written as 0 or -1 open as ONNX has it, in place: onnxruntime takes a 0 at its word."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in _shape(value).dim:
+            if dim.HasField("dim_value") and _size(dim) is None:
+                dim.Clear()
+
+
 def require_static(graph: Graph, limits: Limits) -> None:
     """Raise :class:`ModelError` where a tensor has no static shape or is over the caps; also settles output shapes."""
     for node in graph.nodes:

@@ -15,6 +15,7 @@ from pipeline.frontend.normalize.constants import fold_constants, lift_constants
 from pipeline.frontend.normalize.identity import remove_identities
 from pipeline.frontend.opset import upgrade_opset
 from pipeline.frontend.reader import read_model
+from pipeline.frontend.shapes import open_unknown_sizes
 from pipeline.quantization.folding import (
     absorb_gemm_factors,
     batch_norm_to_convolution,
@@ -38,6 +39,7 @@ def load_float_graph(path: str | os.PathLike[str], limits: Limits | None = None)
     _refuse(read, Path(path))
     model = ModelProto()
     model.CopyFrom(upgrade_opset(read))
+    open_unknown_sizes(model)
     graph = Graph(model)
     graph.fold_budget = limits.max_folded_elements
     graph.infer()

@@ -158,6 +158,16 @@ def test_several_inputs(tmp_path):
         list(load_data(tmp_path / "a.png", specs))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_number_a_sample(tmp_path, dtype):
+    """For t[n]: each became an array of one, and a batch of them t[n, 1]."""
+    specs = [InputSpec("x", (None, 8), "float32"), InputSpec("t", (None,), "float32")]
+    np.savez(tmp_path / "x.npz", x=np.zeros((5, 8), dtype), t=np.arange(5, dtype=dtype))
+    got = [inputs["t"] for inputs in load_data(tmp_path / "x.npz", specs, batch=2)]
+    assert [t.shape for t in got] == [(2,), (2,), (1,)]
+    np.testing.assert_array_equal(np.concatenate(got), np.arange(5, dtype="float32"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"samples": 0}, "0 samples"), ({"seed": -1}, "seed -1"), ({"batch": -1}, "batch -1")],

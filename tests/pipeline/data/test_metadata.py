@@ -37,6 +37,15 @@ def test_inputs_without_weights(model):
     assert describe_model(model).preprocessing is None
 
 
+@pytest.mark.parametrize("size", [-1, 0])
+def test_open_batch_written_as_a_number(model, size):
+    """It was a fixed batch of -1 or 0, which no data fits."""
+    loaded = onnx.load(model)
+    loaded.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    onnx.save(loaded, model)
+    assert describe_model(model).inputs[0].shape == (None, 3, 6, 8)
+
+
 def test_recipe_is_kept_from_file_to_library(model, tmp_path):
     """Stored once, replaced by a second, and in the library as well; other metadata stays."""
     store_preprocessing(model, Preprocessing((1, 1), 1, "squash", (0.0,), (1.0,), 1.0, "nhwc", "rgb"))

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import pipeline
+from pipeline.data import describe_model, load_data
 from pipeline.errors import InputError, ModelError
 from tests.pipeline.frontend.models import build, constants, qdq_model
 from tests.pipeline.quantization.networks import Net, batches, node, run, save, sqnr
@@ -323,3 +324,20 @@ def test_weights_on_a_grid_stay_exact(tmp_path):
     values = {t.name: numpy_helper.to_array(t) for t in after.graph.initializer}
     scale = values["w_y_scale"].reshape(-1, 1, 1, 1)
     np.testing.assert_allclose(values["w_y_quantized"] * scale, net.constants["w_y"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch", ["n", -1, 0])
+def test_one_number_a_sample_and_an_open_batch(tmp_path, batch):
+    """The numbers became arrays of one; -1 and 0, which exporters write for an open batch, were taken literally."""
+    nodes = [node("MatMul", "x w", "a"), node("Reshape", "t shape", "column"), node("Mul", "a column", "y")]
+    floats = TensorProto.FLOAT
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(8, 4)).astype("float32"), "shape": np.array([-1, 1])}
+    inputs = {"x": (floats, [batch, 8]), "t": (floats, [batch])}
+    path = save(build(nodes, inputs, {"y": (floats, [batch, 4])}, values), tmp_path)
+    samples = {"x": rng.normal(size=(20, 8)).astype("float32"), "t": rng.uniform(1, 2, 20).astype("float32")}
+    np.savez(tmp_path / "x.npz", **samples)
+    data = load_data(tmp_path / "x.npz", describe_model(path).inputs, batch=2)
+    quantised = onnx.load(pipeline.quantize(path, data, output=tmp_path / "q.onnx"))
+    expected = samples["x"] @ values["w"] * samples["t"][:, None]
+    assert sqnr(expected, run(quantised, samples)[0]) > 30
