@@ -89,8 +89,9 @@ def measure_accuracy(
 ) -> Accuracy:
     """Run ``network``, and ``reference`` if given, on all of ``data`` and count. Memory does not grow with the data.
 
-    Of equal scores the class of the lower number is the larger one. ``output`` names the scores where a model has
-    several outputs; ``label_offset`` is added to each label, for a network that counts from a background class.
+    ``data`` is loaded with its classes. Of equal scores the class of the lower number is the larger one. ``output``
+    names the scores where a model has several outputs; ``label_offset`` is added to each label, for a network that
+    counts from a background class.
 
     Raises:
         InputError: a sample does not fit, the output is no row of scores, a label is out of range, or there is

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     network = open_network(options.model, options.threads)
     reference = open_network(options.reference, options.threads) if options.reference else None
-    data = open_data(options, network.description, batch=options.batch)
+    data = open_data(options, network.description, batch=options.batch, classes=True)
     with progress_bar(verbose=options.verbose) as progress:
         result = measure_accuracy(
             network,

@@ -12,8 +12,9 @@ from pipeline.data import Dataset, ModelDescription, load_data
 EXPLAINED = """\
 data: a folder of images, images, .npy, .npz, an idx file of MNIST or .bin files of CIFAR.
 Arrays of uint8 are images, prepared as image files are; float arrays go in as they are.
-Classes come from a labels.txt in the folder ("file name, class" a line), from one folder a
-class, from the array "labels" of an .npz, from the file itself, or from --labels FILE."""
+Classes, read only to measure accuracy, come from a labels.txt in the folder ("file name,
+class" a line), from one folder a class, from the array "labels" of an .npz, from the file
+itself, or from --labels FILE."""
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, *, samples: int | None = None, required: bool = True) -> None:
@@ -29,13 +30,16 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, samples: int | None =
     add_image_arguments(parser)
 
 
-def open_data(options: argparse.Namespace, model: ModelDescription, *, batch: int | None = None) -> Dataset:
-    """The samples that the command line names, for ``model``."""
+def open_data(
+    options: argparse.Namespace, model: ModelDescription, *, batch: int | None = None, classes: bool = False
+) -> Dataset:
+    """The samples that the command line names, for ``model``; with ``classes`` also the class of each that has one."""
     return load_data(
         options.data,
         model.inputs,
         image_options(options),
-        labels=options.labels,
+        labels=options.labels if classes else None,
+        classes=classes,
         samples=options.samples,
         seed=options.seed,
         batch=batch,

@@ -104,14 +104,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     output = options.output or f"{Path(options.model).stem}_q.onnx"
-    data = open_data(options, describe_model(options.model), batch=options.batch)
+    needs_classes = options.max_drop is not None
+    data = open_data(options, describe_model(options.model), batch=options.batch, classes=needs_classes)
     chosen = {name: value for name in _PASSED if (value := getattr(options, name)) is not None}
     chosen["observer_options"] = dict(map(_setting, options.observer_option))
     gains: list[str] = []
     with progress_bar(verbose=options.verbose) as progress:
         progress("reading the first sample", 0.0)
         next(data.batches())  # what does not fit the model is refused before minutes of work
-        if options.max_drop is None:
+        if not needs_classes:
             chosen |= {"metadata": _recipe(data), "say": gains.append}
             path = pipeline.quantize(options.model, data, output=output, progress=progress, **chosen)
         else:

@@ -166,6 +166,7 @@ def load_data(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     *,
     labels: str | os.PathLike[str] | None = None,
+    classes: bool = False,
     samples: int | None = None,
     seed: int = 0,
     batch: int | None = None,
@@ -173,13 +174,14 @@ def load_data(
 ) -> Dataset:
     """The samples of files or folders as a :class:`Dataset`; see there, and :func:`find_samples` for the kinds.
 
-    ``inputs`` and ``stored`` come from :func:`pipeline.data.describe_model`.
+    ``inputs`` and ``stored`` come from :func:`pipeline.data.describe_model`. Classes are read where they are asked for,
+    from the file ``labels`` or, with ``classes``, from where they lie with the data.
 
     Raises:
         InputError: there are no samples, a file is damaged, or an argument makes no sense.
     """
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    source = find_samples(listed, [spec.name for spec in inputs], labels)
+    source = find_samples(listed, [spec.name for spec in inputs], labels, classes=classes)
     return Dataset(source, inputs, preprocessing, samples=samples, seed=seed, batch=batch, stored=stored)
 
 

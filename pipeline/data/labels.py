@@ -17,17 +17,21 @@ KEYS = ("labels", "label", "y")
 
 
 def named_labels(path: Path) -> dict[str, int]:
-    """File names and class indices from lines such as ``cat.jpg 281`` (or with a comma); ``#`` starts a comment.
+    """File names and class indices from lines such as ``cat.jpg 281`` or ``cat.jpg, 281``; ``#`` starts a comment.
+
+    Blanks and commas before the last separator belong to the name.
 
     Raises:
         InputError: the file cannot be read, or a line is something else.
     """
     labels: dict[str, int] = {}
     for number, line in enumerate(_lines(path), 1):
-        parts = line.replace(",", " ").rsplit(maxsplit=1)
-        if len(parts) != 2 or not parts[1].isdecimal():
+        name, comma, index = line.rpartition(",")
+        if not (comma and index.strip().isdecimal()):
+            name, index, *_ = *line.rsplit(maxsplit=1), ""
+        if not (name.strip() and index.strip().isdecimal()):
             raise InputError(f"{path}, line {number}: {line!r:.80} is not a file name and a class index")
-        labels[parts[0].strip()] = int(parts[1])
+        labels[name.rstrip()] = int(index)
     return labels
 
 
@@ -100,5 +104,5 @@ def _refuse_empty_folders(root: Path, names: Sequence[str]) -> None:
 
 def _lines(path: Path) -> list[str]:
     with reading(path):
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     return [line for line in lines if line and not line.startswith("#")]

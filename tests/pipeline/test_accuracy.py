@@ -35,7 +35,7 @@ def data(tmp_path):
             np.savez(tmp_path / "x.npz", x=scores)
         else:
             np.savez(tmp_path / "x.npz", x=scores, labels=np.array(labels))
-        return load_data(tmp_path / "x.npz", [InputSpec("x", (batch, 7), "float32")], batch=batch)
+        return load_data(tmp_path / "x.npz", [InputSpec("x", (batch, 7), "float32")], batch=batch, classes=True)
 
     return make
 

@@ -132,6 +132,34 @@ def test_folder_with_an_unreadable_image(made, tmp_path, capsys):
     assert "class  samples     right  wrongly" in captured.out
 
 
+@pytest.fixture(scope="module")
+def odd_labels(tmp_path_factory) -> dict[str, Path]:
+    """Data whose labels are no classes: targets of a regression, one-hot rows, and names of classes in labels.txt."""
+    folder = tmp_path_factory.mktemp("odd")
+    with np.load(IMAGES) as archive:
+        images, labels = archive["images"][:4], archive["labels"][:4]
+    np.savez(folder / "targets.npz", images=images, y=labels / 2)
+    np.savez(folder / "one_hot.npz", images=images, labels=np.eye(10)[labels])
+    (folder / "named").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / "named" / f"{i}.png")
+    (folder / "named" / "labels.txt").write_text("\n".join(f"{i}.png seven" for i in range(4)))
+    return {path.stem: path for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["targets", "one_hot", "named"])
+def test_labels_are_read_where_classes_count(made, odd_labels, capsys, tmp_path, name):
+    """Quantising, comparing and timing stopped at labels that they do not need."""
+    data, output = ["--data", odd_labels[name], "--samples", 4], tmp_path / "q.onnx"
+    assert octet("quantize", FLOAT, *data, "-o", output) == 0
+    assert octet("compare", FLOAT, made / "q.so", *data) == 0
+    assert octet("bench", made / "q.so", *data, "--seconds", 0.1, "--warmup", 0) == 0
+    for arguments in (["accuracy", FLOAT], ["quantize", FLOAT, "--max-drop", 1, "-o", output]):
+        capsys.readouterr()
+        assert octet(*arguments, *data) == 2
+        assert "labels" in capsys.readouterr().err
+
+
 def test_compare_a_library(made, capsys):
     reports = ["--json", made / "c.json", "--html", made / "c.html"]
     assert octet("compare", FLOAT, made / "q.so", "--data", IMAGES, "--samples", 4, *reports) == 0

@@ -46,7 +46,7 @@ def test_folder_and_archive_are_the_same(folder, archive):
 
 @pytest.mark.parametrize("batch", [1, 3, 10])
 def test_batches(archive, batch):
-    batches = list(load_data(archive, [SPEC], RAW, batch=batch).batches())
+    batches = list(load_data(archive, [SPEC], RAW, batch=batch, classes=True).batches())
     assert [len(one) for one in batches] == [batch] * (10 // batch) + ([10 % batch] if 10 % batch else [])
     assert [label for one in batches for label in one.labels] == list(range(10))
 
@@ -63,9 +63,8 @@ def test_fixed_batch(archive):
 
 def test_draw_is_seeded(archive):
     def drawn(seed):
-        return [
-            label for one in load_data(archive, [SPEC], RAW, samples=4, seed=seed).batches() for label in one.labels
-        ]
+        data = load_data(archive, [SPEC], RAW, samples=4, seed=seed, classes=True)
+        return [label for one in data.batches() for label in one.labels]
 
     assert drawn(0) == drawn(0) == sorted(drawn(0))
     assert len({tuple(drawn(seed)) for seed in range(5)}) > 1

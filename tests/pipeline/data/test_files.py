@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.data.cifar import cifar
 from pipeline.data.find import find_samples
+from pipeline.data.labels import named_labels
 from pipeline.data.mnist import idx
 from pipeline.data.streams import npy, npz
 from pipeline.errors import InputError
@@ -63,9 +64,9 @@ def test_idx(tmp_path, dtype, suffix):
 def test_mnist_finds_its_labels(tmp_path):
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(IMAGES[..., 0])))
     (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(LABELS.astype("uint8"))))
-    by_file = find_samples([tmp_path / "t10k-images-idx3-ubyte.gz"], ["x"])
+    by_file = find_samples([tmp_path / "t10k-images-idx3-ubyte.gz"], ["x"], classes=True)
     assert labels_of(by_file) == list(LABELS)
-    assert labels_of(find_samples([tmp_path], ["x"])) == list(LABELS)
+    assert labels_of(find_samples([tmp_path], ["x"], classes=True)) == list(LABELS)
 
 
 @pytest.mark.parametrize(("labels", "expected"), [(1, [3, 5]), (2, [3, 5])], ids=["CIFAR-10", "CIFAR-100, fine"])
@@ -103,8 +104,20 @@ def test_labels_txt(tmp_path):
     """Names with spaces and subfolders; an image that is not listed has no class; a listed one may be missing."""
     save_images(tmp_path, ["a b.png", "sub/c.png", "d.png"])
     (tmp_path / "labels.txt").write_text("# name class\na b.png 4\nsub/c.png, 2\n\ngone.png 1\n")
-    items = {item.name.removeprefix(f"{tmp_path}/"): item.label for item in read_all(find_samples([tmp_path], ["x"]))}
+    items = {
+        item.name.removeprefix(f"{tmp_path}/"): item.label
+        for item in read_all(find_samples([tmp_path], ["x"], classes=True))
+    }
     assert items == {"a b.png": 4, "sub/c.png": 2, "d.png": None, "gone.png": 1}
+
+
+@pytest.mark.parametrize("name", ["a,b.png", "a, b.png", "a  b.png", "1 2.png", "1,2.png"])
+@pytest.mark.parametrize("separator", [" ", ",", ", ", " , ", "\t"], ids=repr)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+def test_names_in_labels_txt(tmp_path, mark, name, separator):
+    """Commas in a name became blanks, and the mark that Windows writes part of the first name."""
+    (tmp_path / "labels.txt").write_bytes(mark + f"{name}{separator}3\nother 4\n".encode())
+    assert named_labels(tmp_path / "labels.txt") == {name: 3, "other": 4}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +133,7 @@ def test_labels_txt(tmp_path):
 )
 def test_one_folder_a_class(tmp_path, names, expected):
     save_images(tmp_path, names)
-    assert labels_of(find_samples([tmp_path], ["x"])) == expected
+    assert labels_of(find_samples([tmp_path], ["x"], classes=True)) == expected
 
 
 @pytest.mark.parametrize("folder", ["bee", "bee/empty", "zoo"])
@@ -128,16 +141,16 @@ def test_class_folder_without_images(tmp_path, folder):
     """It was passed over, and each class after it had the number of the one before. A hidden one is no class."""
     save_images(tmp_path, ["ant/1.png", "cat/2.png"])
     (tmp_path / ".bees").mkdir()
-    assert labels_of(find_samples([tmp_path], ["x"])) == [0, 1]
+    assert labels_of(find_samples([tmp_path], ["x"], classes=True)) == [0, 1]
     (tmp_path / folder).mkdir(parents=True)
     with pytest.raises(InputError, match=f"no images in {folder[:3]}: remove what is no class"):
-        find_samples([tmp_path], ["x"])
+        find_samples([tmp_path], ["x"], classes=True)
 
 
 def test_numbered_class_folder_without_images(tmp_path):
     save_images(tmp_path, ["7/1.png", "12/2.png"])
     (tmp_path / "8").mkdir()
-    assert labels_of(find_samples([tmp_path], ["x"])) == [12, 7]
+    assert labels_of(find_samples([tmp_path], ["x"], classes=True)) == [12, 7]
 
 
 def test_other_label_files(tmp_path):
@@ -157,7 +170,7 @@ def test_npz_by_input_name_or_by_custom(tmp_path):
     np.savez(
         tmp_path / "one.npz", images=IMAGES, labels=LABELS, names=np.array(["x"] * 7), classes=np.array(["a", "b"])
     )
-    assert labels_of(find_samples([tmp_path / "one.npz"], ["input"])) == list(LABELS)
+    assert labels_of(find_samples([tmp_path / "one.npz"], ["input"], classes=True)) == list(LABELS)
     with pytest.raises(InputError, match="it needs an array named a and one named b"):
         find_samples([tmp_path / "one.npz"], ["a", "b"])
 
@@ -233,7 +246,8 @@ def test_data_cut_short(tmp_path, name, data):
 def test_labels_that_do_not_fit(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(InputError, match=message):
-        find_samples([tmp_path / "x.npz"], ["x"])
+        find_samples([tmp_path / "x.npz"], ["x"], classes=True)
+    assert labels_of(find_samples([tmp_path / "x.npz"], ["x"])) == [None] * 7, "not asked for, and so not read"
 
 
 @pytest.mark.parametrize("line", ["a.png", "a.png one", "3", "a.png -1"])
@@ -241,7 +255,8 @@ def test_bad_lines_of_labels(tmp_path, line):
     save_images(tmp_path, ["a.png"])
     (tmp_path / "labels.txt").write_text(f"a.png 1\n{line}\n")
     with pytest.raises(InputError, match=r"labels\.txt, line 2"):
-        find_samples([tmp_path], ["x"])
+        find_samples([tmp_path], ["x"], classes=True)
+    assert labels_of(find_samples([tmp_path], ["x"])) == [None], "not asked for, and so not read"
 
 
 def test_folders_that_say_too_little(tmp_path):
