@@ -81,7 +81,10 @@ class Feeds:
         if not self._varies:
             samples = {name: np.atleast_1d(value) for name, value in feed.items()}
             self._first = self._first or {name: value[:1].copy() for name, value in samples.items()}
-            self._varies = any((value != self._first[name]).any() for name, value in samples.items())
+            self._varies = any(
+                value.shape[1:] != self._first[name].shape[1:] or (value != self._first[name]).any()
+                for name, value in samples.items()
+            )
 
     def _batches(self) -> Iterable[Mapping[str, np.ndarray]]:
         if callable(self._data):
@@ -120,10 +123,8 @@ def _array(value: Any, info: ValueInfoProto, where: str) -> np.ndarray:
     array = np.asarray(value)
     where = f"{where}: input {info.name!r}"
     dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-    if array.dtype != dtype:
-        if array.dtype.kind != dtype.kind or array.dtype.kind not in "fiu":
-            raise InputError(f"{where} has type {array.dtype}, the model wants {dtype}; apply its preprocessing first.")
-        array = array.astype(dtype)
+    if array.dtype != dtype and (array.dtype.kind != dtype.kind or array.dtype.kind not in "fiu"):
+        raise InputError(f"{where} has type {array.dtype}, the model wants {dtype}; apply its preprocessing first.")
     dims = list(info.type.tensor_type.shape.dim)
     has_shape = info.type.tensor_type.HasField("shape")
     fits = len(dims) == array.ndim and all(
@@ -139,9 +140,11 @@ def _array(value: Any, info: ValueInfoProto, where: str) -> np.ndarray:
         raise InputError(f"{where} has shape {list(array.shape)}, the model wants ({want}).{hint}")
     if array.size == 0:
         raise InputError(f"{where} has shape {list(array.shape)}: it holds no values.")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    # A copy: the run ahead is computed while the next batch is read, for which a generator may refill the same array.
+    copy = np.array(array, dtype, order="C")
+    if copy.dtype.kind == "f" and not np.isfinite(copy).all():
         raise InputError(f"{where} holds NaN or infinity: look at how it is read and preprocessed.")
-    return np.ascontiguousarray(array)
+    return copy
 
 
 def _is_open(info: ValueInfoProto, axis: int) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
 
 import pipeline
 from pipeline.errors import InputError
@@ -15,7 +18,8 @@ from pipeline.quantization.calibration import Tensors, Watched, calibrate
 from pipeline.quantization.feeds import Feeds
 from pipeline.quantization.model import load_float_graph
 from pipeline.quantization.observers import Observer
-from tests.pipeline.quantization.networks import Net, batches, run
+from tests.pipeline.frontend.models import build
+from tests.pipeline.quantization.networks import Net, batches, node, run, save
 
 
 class Recorder(Observer):
@@ -106,6 +110,49 @@ def test_function_as_data(tmp_path):
     assert [len(d["x"]) for d in feeds] == [2, 2, 1]
     with pytest.raises(InputError, match="samples 0"):
         Feeds(batches, graph.inputs, samples=0)
+
+
+def _refilled(values: list[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """One array, its values replaced for each batch."""
+    array = np.empty_like(values[0])
+    for value in values:
+        array[...] = value
+        yield {"x": array}
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("once", [True, False], ids=["generator", "function"])
+def test_generator_that_refills_its_array(tmp_path, once, kind):
+    """The next batch is read while the last one is computed and observed, and overwrote it."""
+    graph = _network(tmp_path)
+    values = [d["x"].astype(kind) for d in batches(3)]
+    feeds = Feeds(_refilled(values) if once else lambda: _refilled(values), graph.inputs)
+    tensors = Tensors(graph, graph.to_model(), ["x"], feeds)
+    for _ in range(2):
+        seen = [entry["x"] for _, entry in tensors]
+        np.testing.assert_array_equal(seen, np.float32(values))
+    feeds.close()
+
+
+@pytest.mark.parametrize("sides", [(9, 7), (16, 8), (1, 8)], ids=str)
+def test_samples_of_different_shapes(tmp_path, sides):
+    """With open sizes they may differ; comparing them with the first one ended in an error of numpy's."""
+    said: list[str] = []
+    path = Net(("N", 3, "H", "W")).conv("x", "y").file(tmp_path, "y")
+    data = [{"x": np.ones((10, 3, height, width), np.float32)} for height, width in ((8, 8), sides)]
+    quantised = onnx.load(pipeline.quantize(path, data, output=tmp_path / "q.onnx", say=said.append))
+    assert not [line for line in said if line.startswith("warning")], "neither few nor equal"
+    assert run(quantised, data[1])[0].shape == (10, 4, *sides)
+
+
+def test_scalar_stays_one(tmp_path):
+    """It became an array of one, which a model of scalars does not take."""
+    path = save(
+        build([node("Abs", "t", "y")], {"t": (TensorProto.FLOAT, [])}, {"y": (TensorProto.FLOAT, [])}), tmp_path
+    )
+    graph, _ = load_float_graph(path)
+    (feed,) = Feeds([{"t": np.float32(3)}], graph.inputs)
+    assert feed["t"].shape == ()
 
 
 @pytest.mark.parametrize(
