@@ -41,7 +41,7 @@ def numpy_of(expr: relax.Expr | None) -> NDArray[np.generic] | None:
     return expr.value.numpy() if isinstance(expr, Constant) else None
 
 
-def is_among(constant: Constant, others: Iterable[relax.Expr]) -> bool:
+def is_among(constant: relax.Expr, others: Iterable[relax.Expr]) -> bool:
     """Whether it is one of ``others``, as an object: TVM compares values."""
     return any(constant.same_as(other) for other in others)
 

@@ -37,10 +37,7 @@ def load_float_graph(path: str | os.PathLike[str], limits: Limits | None = None)
     limits = limits or Limits()
     read = read_model(path, limits)
     _refuse(read, Path(path))
-    model = ModelProto()
-    model.CopyFrom(upgrade_opset(read))
-    open_unknown_sizes(model)
-    graph = Graph(model)
+    graph = Graph(runnable(read))
     graph.fold_budget = limits.max_folded_elements
     graph.infer()
     # 1. What is known becomes a constant, so that the rewrites below see it.
@@ -57,6 +54,14 @@ def load_float_graph(path: str | os.PathLike[str], limits: Limits | None = None)
     graph.prune()
     graph.infer()
     return graph, read
+
+
+def runnable(read: ModelProto) -> ModelProto:
+    """A copy of a float model that onnxruntime runs: at the working opset, with open sizes that are written as such."""
+    model = ModelProto()
+    model.CopyFrom(upgrade_opset(read))
+    open_unknown_sizes(model)
+    return model
 
 
 def _refuse(model: ModelProto, path: Path) -> None:

@@ -9,14 +9,13 @@ import numpy as np
 from onnx import ModelProto
 
 from pipeline.errors import InputError, ModelError
-from pipeline.frontend.opset import upgrade_opset
 from pipeline.quantization.bias_correction import add_missing_biases, correct_biases
 from pipeline.quantization.calibration import Tell, Watched, calibrate
 from pipeline.quantization.encoding import Encoding, encode_activations, encode_layers, make_observers, require_finite
 from pipeline.quantization.equalization import equalize
 from pipeline.quantization.feeds import Data, Feeds
 from pipeline.quantization.fidelity import Fidelity
-from pipeline.quantization.model import load_float_graph
+from pipeline.quantization.model import load_float_graph, runnable
 from pipeline.quantization.onnxruntime_session import Session
 from pipeline.quantization.options import Options
 from pipeline.quantization.placement import place
@@ -79,7 +78,7 @@ class Quantizer:
 
     def reference(self) -> ModelProto:
         """The float model before anything was folded: what errors are measured against."""
-        return upgrade_opset(self._source)
+        return runnable(self._source)
 
     def make(
         self,

@@ -130,7 +130,7 @@ def test_generator_that_refills_its_array(tmp_path, once, kind):
     tensors = Tensors(graph, graph.to_model(), ["x"], feeds)
     for _ in range(2):
         seen = [entry["x"] for _, entry in tensors]
-        np.testing.assert_array_equal(seen, np.float32(values))
+        np.testing.assert_array_equal(seen, np.stack(values).astype(np.float32))
     feeds.close()
 
 
@@ -151,7 +151,7 @@ def test_scalar_stays_one(tmp_path):
         build([node("Abs", "t", "y")], {"t": (TensorProto.FLOAT, [])}, {"y": (TensorProto.FLOAT, [])}), tmp_path
     )
     graph, _ = load_float_graph(path)
-    (feed,) = Feeds([{"t": np.float32(3)}], graph.inputs)
+    (feed,) = Feeds([{"t": np.array(3, np.float32)}], graph.inputs)
     assert feed["t"].shape == ()
 
 

@@ -336,7 +336,7 @@ def test_one_number_a_sample_and_an_open_batch(tmp_path, batch):
     inputs = {"x": (floats, [batch, 8]), "t": (floats, [batch])}
     path = save(build(nodes, inputs, {"y": (floats, [batch, 4])}, values), tmp_path)
     samples = {"x": rng.normal(size=(20, 8)).astype("float32"), "t": rng.uniform(1, 2, 20).astype("float32")}
-    np.savez(tmp_path / "x.npz", **samples)
+    np.savez(tmp_path / "x.npz", x=samples["x"], t=samples["t"])
     data = load_data(tmp_path / "x.npz", describe_model(path).inputs, batch=2)
     quantised = onnx.load(pipeline.quantize(path, data, output=tmp_path / "q.onnx"))
     expected = samples["x"] @ values["w"] * samples["t"][:, None]
