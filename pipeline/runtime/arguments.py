@@ -45,9 +45,9 @@ def checked(value: Any, info: TensorInfo) -> npt.NDArray[Any]:
         )
     if array.shape != info.shape:
         hint = ""
-        if array.shape == info.shape[1:] and info.shape[0] == 1:
+        if array.shape == info.shape[1:] and info.shape[:1] == (1,):
             hint = "; add the batch dimension with x[None]"
-        elif array.shape[1:] == info.shape[1:]:
+        elif array.ndim == len(info.shape) and array.shape[1:] == info.shape[1:]:
             hint = f"; the batch is fixed: give {info.shape[0]}, or compile with --batch {array.shape[0]}"
         raise InputError(f"input {info.name!r} has shape {array.shape}, {info.shape} needed{hint}")
     return array

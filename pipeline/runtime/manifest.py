@@ -30,6 +30,7 @@ DTYPES = (
 )
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS = 4096, 32, 2**40
 MAX_KERNELS, MAX_COUNT = 65536, 2**62
+MAX_SCALE = float(np.finfo(np.float32).max)
 
 CONSTANT_ALIGNMENT = 64
 """Bytes, in the file and in memory: a cache line, which kernels assume."""
@@ -301,6 +302,6 @@ def _quantization(data: Any, where: str) -> Quantization | None:
         raise _fail(f"{where}.quantization is neither an object nor null")
     _check_keys(data, Quantization.__dataclass_fields__.keys(), f"{where}.quantization")
     scale = data["scale"]
-    if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < math.inf:
+    if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale <= MAX_SCALE:
         raise _fail(f"{where}.quantization.scale is {scale!r:.40}, not a positive number")
     return Quantization(float(scale), _integer(data, "zero_point", -(2**31), 2**31 - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def _check_cpu(path: Path, manifest: Manifest) -> None:
         )
 
 
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """In the child, where no other thread lives on to end its call."""
+    for model in _models:
+        model._interrupted |= model._lock.locked()
+        model._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Model:
     """A compiled network: call it with its inputs. May be called from several threads, which then take turns."""
 
@@ -79,6 +93,9 @@ class Model:
         self._main = machine["main"]
         self._staging: dict[str, Array] = {}
         self._lock = threading.Lock()
+        self._interrupted = False
+        """Whether a call was under way in another thread when this process was forked."""
+        _models.add(self)
 
     @property
     def inputs(self) -> list[TensorInfo]:
@@ -101,11 +118,17 @@ class Model:
 
         Raises:
             InputError: a value is missing, too many, or of the wrong type, shape or dtype.
+            LibraryError: this process was forked in the middle of a call.
         """
         arrays = [
             checked(value, info)
             for value, info in zip(by_position(values, self.manifest.inputs), self.manifest.inputs, strict=True)
         ]
+        if self._interrupted:
+            raise LibraryError(
+                "a call of this model was under way in another thread when this process was forked, and its memory is "
+                "as that call left it; load the model again in the child process"
+            )
         with self._lock:  # the virtual machine keeps its registers to itself: two calls at once would mix them up
             results = threads.run(self.threads, lambda: self._run(arrays))
         if len(results) == 1:

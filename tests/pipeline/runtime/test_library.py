@@ -115,6 +115,7 @@ TENSOR_DAMAGE = {
     "name": {"name": 3},
     "scale 0": {"quantization": {"scale": 0, "zero_point": 0}},
     "scale NaN": {"quantization": {"scale": float("nan"), "zero_point": 0}},
+    "scale beyond float": {"quantization": {"scale": 10**400, "zero_point": 0}},
     "scale text": {"quantization": {"scale": "1", "zero_point": 0}},
     "zero point": {"quantization": {"scale": 1.0, "zero_point": 0.5}},
 }

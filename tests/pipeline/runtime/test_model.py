@@ -13,6 +13,8 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.runtime import Model, load
+from pipeline.runtime.arguments import checked
+from pipeline.runtime.manifest import TensorInfo
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,13 @@ def test_wrong_input_is_refused(pair, values, message):
 def test_missing_batch_dimension_is_named(libraries):
     with pytest.raises(InputError, match=r"add the batch dimension with x\[None\]"):
         load(libraries["image"])(np.zeros((3, 8, 6), "float32"))
+
+
+@pytest.mark.parametrize(("given", "wanted"), [((1,), ()), ((), (3,)), ((3,), ())], ids=str)
+def test_numbers_without_a_batch(given, wanted):
+    """Shapes without a first axis ended in an IndexError of the hint."""
+    with pytest.raises(InputError, match=r"needed$"):
+        checked(np.zeros(given, "float32"), TensorInfo("x", wanted, "float32"))
 
 
 def test_other_byte_order_is_refused(affine):

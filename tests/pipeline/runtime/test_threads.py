@@ -101,6 +101,39 @@ print(os.waitpid(child, 0)[1], np.array_equal(model(x), reference))
     assert done.stdout.split() == ["0", "True"], done.stderr
 
 
+def test_fork_in_the_middle_of_a_call(libraries):
+    """The lock of a call that ended with its thread was waited for, for ever."""
+    program = f"""
+import sys; sys.path[:0] = {[str(Path.cwd()), *sys.path]!r}
+import faulthandler, os, threading, numpy as np
+from pipeline.errors import LibraryError
+from pipeline.runtime import load
+x = np.ones(64, "float32")
+model, other = load({str(libraries["busy"])!r}, threads=1), load({str(libraries["busy"])!r}, threads=1)
+reference = other(x)
+began, over = threading.Event(), threading.Event()
+def hold(*call):
+    began.set()
+    over.wait()
+model.instrument(hold)
+thread = threading.Thread(target=lambda: model(x))
+thread.start()
+began.wait()
+if os.fork() == 0:
+    faulthandler.dump_traceback_later(60, exit=True)
+    try:
+        model(x)
+    except LibraryError as error:
+        print(np.array_equal(other(x), reference), error, flush=True)
+    os._exit(0)
+os.wait()
+over.set()
+thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("True a call of this model was under way"), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("threads", [0, -1, 257, 1.5, True, "2"], ids=repr)
 def test_nonsense_is_refused(libraries, threads):
     with pytest.raises(InputError, match="threads="):
