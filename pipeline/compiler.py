@@ -16,7 +16,8 @@ from pipeline import targets
 from pipeline.data.metadata import preprocessing_option
 from pipeline.errors import CompileError, UnsupportedOperatorError
 from pipeline.frontend import ImportedModel, TensorSpec, import_model, load_model
-from pipeline.package import check_output, package
+from pipeline.outputs import check_output
+from pipeline.package import package
 from pipeline.passes.input_alignment import input_alignment
 from pipeline.passes.integer import lower_to_integer
 from pipeline.passes.integer.report import OperatorReport, Report
@@ -80,11 +81,11 @@ def compile(
         UnsupportedOperatorError: operators that nobody supports, or float ones with ``pure_int8``.
         TargetError: no such target.
         TuneError: the records are damaged or of another target, or there are none in the folder that was named.
-        CompileError: code generation or linking failed, or ``output`` cannot be written.
+        CompileError: code generation or linking failed, or ``output`` cannot be written, or is the model.
     """
     tell = progress or (lambda _phase, _share: None)
     deploy = targets.resolve(target)
-    check_output(output)
+    check_output(output, keep=[model], error=CompileError)
     found = find_records(deploy, records)
     dump = IRDump(Path(dump_ir) if dump_ir is not None else None)
     lowered = _lower(model, batch, shapes, dump, tell)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 import pipeline
 from pipeline.errors import CompileError
+from pipeline.outputs import check_output, replacement
 from pipeline.runtime.library import append_constants, append_manifest, read_manifest, sha256_of
 from pipeline.runtime.manifest import Kernel, Manifest, Signature
 from pipeline.targets import DeployTarget
@@ -50,55 +50,36 @@ def package(
     Raises:
         CompileError: there is no linker, linking failed, or ``output`` cannot be written.
     """
-    output = check_output(output)
+    output = check_output(output, error=CompileError)
     linker = _find_linker()
-    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.so")
     try:
-        _link(executable, partial, linker)
-        stored = append_constants(partial, constants)
-        manifest = Manifest(
-            model_file=Path(model_file).name,
-            model_sha256=model_sha256,
-            target=target.name,
-            cpu_features=target.cpu_features,
-            inputs=signature.inputs,
-            outputs=signature.outputs,
-            octet_version=pipeline.__version__,
-            tvm_version=version("apache-tvm"),
-            tvm_ffi_version=version("apache-tvm-ffi"),
-            integer_operators=integer_operators,
-            float_operators=float_operators,
-            library_sha256=sha256_of(partial),
-            constants=stored,
-            input_alignment=input_alignment,
-            options=dict(options or {}),
-            kernels=kernels,
-            tuned_kernels=tuned_kernels,
-        )
-        append_manifest(partial, manifest)
-        read_manifest(partial)
-        partial.replace(output)
+        with replacement(output, ".so") as partial:
+            _link(executable, partial, linker)
+            stored = append_constants(partial, constants)
+            manifest = Manifest(
+                model_file=Path(model_file).name,
+                model_sha256=model_sha256,
+                target=target.name,
+                cpu_features=target.cpu_features,
+                inputs=signature.inputs,
+                outputs=signature.outputs,
+                octet_version=pipeline.__version__,
+                tvm_version=version("apache-tvm"),
+                tvm_ffi_version=version("apache-tvm-ffi"),
+                integer_operators=integer_operators,
+                float_operators=float_operators,
+                library_sha256=sha256_of(partial),
+                constants=stored,
+                input_alignment=input_alignment,
+                options=dict(options or {}),
+                kernels=kernels,
+                tuned_kernels=tuned_kernels,
+            )
+            append_manifest(partial, manifest)
+            read_manifest(partial)
     except OSError as error:
         raise CompileError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return output
-
-
-def check_output(output: str | os.PathLike[str]) -> Path:
-    """``output`` as a path that can be written; call it before minutes of work, not after.
-
-    Raises:
-        CompileError: it is a folder, or its folder is missing or not writable.
-    """
-    path = Path(output)
-    if path.is_dir():
-        raise CompileError(f"cannot write the library to {path}: it is a folder; give a file name, such as model.so")
-    if not path.parent.is_dir():
-        raise CompileError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise CompileError(f"cannot write {path}: no permission to write in {path.parent}")
-    return path
 
 
 def _find_linker() -> str:

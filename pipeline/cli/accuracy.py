@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from pipeline.accuracy import Accuracy, measure_accuracy
-from pipeline.cli.data import EXPLAINED, add_data_arguments, open_data, tell_data
-from pipeline.cli.files import write_beside
+from pipeline.cli.data import EXPLAINED, add_data_arguments, data_files, open_data, tell_data
 from pipeline.cli.progress import progress_bar
 from pipeline.network import open_network
+from pipeline.outputs import check_outputs, write_text
 
 HELP = "measure a model's accuracy"
 DESCRIPTION = f"""\
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
+    check_outputs([options.json], [options.model, options.reference, *data_files(options)])
     network = open_network(options.model, options.threads)
     reference = open_network(options.reference, options.threads) if options.reference else None
     data = open_data(options, network.description, batch=options.batch, classes=True)
@@ -59,13 +60,12 @@ def main(options: argparse.Namespace) -> None:
             progress=lambda share: progress("running", share),
         )
     tell_data(data)
+    print(describe(result, options.model, options.reference))
     if options.json:
         files = {"model": Path(options.model).name, "engine": network.engine}
         if options.reference:
             files["reference"] = Path(options.reference).name
-        text = json.dumps({**files, **result.to_json()}, indent=2) + "\n"
-        write_beside(options.json, lambda file: file.write(text.encode()))
-    print(describe(result, options.model, options.reference))
+        write_text(options.json, json.dumps({**files, **result.to_json()}, indent=2) + "\n")
 
 
 def describe(result: Accuracy, model: str, reference: str | None) -> str:

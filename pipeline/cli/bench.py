@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.data import add_data_arguments, open_data, tell_data
-from pipeline.cli.files import write_beside
+from pipeline.cli.data import add_data_arguments, data_files, open_data, tell_data
 from pipeline.cli.progress import progress_bar
 from pipeline.data import describe_model
+from pipeline.outputs import check_outputs, write_text
 from pipeline.runtime import Model, Timing, load
 
 HELP = "measure a library's latency and throughput"
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
+    check_outputs([options.json], [options.library, *data_files(options)])
     model = load(options.library, options.threads)
     data = open_data(options, describe_model(options.library)) if options.data else None
     inputs = [] if data is None else [next(iter(data))]
@@ -59,8 +60,7 @@ def main(options: argparse.Namespace) -> None:
         print(f"  {name:<11} {getattr(timing, name):.3f} ms")
     print(f"  throughput  {timing.throughput:.1f} samples/s")
     if options.json:
-        text = json.dumps(_result(options.library, model, timing), indent=2) + "\n"
-        write_beside(options.json, lambda file: file.write(text.encode()))
+        write_text(options.json, json.dumps(_result(options.library, model, timing), indent=2) + "\n")
 
 
 def _result(library: str, model: Model, timing: Timing) -> dict[str, Any]:

@@ -6,8 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.cli.data import EXPLAINED, add_data_arguments, open_data, tell_data
-from pipeline.cli.files import write_beside
+from pipeline.cli.data import EXPLAINED, add_data_arguments, data_files, open_data, tell_data
 from pipeline.cli.progress import progress_bar
 from pipeline.comparison import compare, find_source
 from pipeline.comparison.html import to_html
@@ -15,6 +14,7 @@ from pipeline.comparison.table import to_table
 from pipeline.data import ModelDescription, describe_model
 from pipeline.data.metadata import is_library
 from pipeline.errors import InputError
+from pipeline.outputs import check_outputs, write_text
 
 HELP = "compare a compiled model with the float model, layer by layer"
 DESCRIPTION = f"""\
@@ -55,6 +55,8 @@ def main(options: argparse.Namespace) -> None:
     if library is not None and options.target:
         raise InputError("--target goes with an ONNX file; a library has been compiled for one")
     model = (options.model or find_source(library)) if library is not None else options.quantised
+    inputs = [options.reference, options.quantised, model, *data_files(options)]
+    check_outputs([options.json, options.html], inputs)
     data = open_data(options, _description(options.reference, options.quantised))
     with progress_bar(verbose=options.verbose) as progress:
         result = compare(
@@ -67,13 +69,11 @@ def main(options: argparse.Namespace) -> None:
             progress=progress,
         )
     tell_data(data)
-    if options.json:
-        text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
-        write_beside(options.json, lambda file: file.write(text.encode()))
-    if options.html:
-        page = to_html(result)
-        write_beside(options.html, lambda file: file.write(page.encode()))
     print(to_table(result, None if options.all else SHOWN))
+    if options.json:
+        write_text(options.json, json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
+    if options.html:
+        write_text(options.html, to_html(result))
 
 
 def _description(reference: str, quantised: str) -> ModelDescription:

@@ -30,6 +30,11 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, samples: int | None =
     add_image_arguments(parser)
 
 
+def data_files(options: argparse.Namespace) -> list[str | None]:
+    """The files and folders that the command line names as data: no output may be one of them."""
+    return [*(options.data or []), options.labels]
+
+
 def open_data(
     options: argparse.Namespace, model: ModelDescription, *, batch: int | None = None, classes: bool = False
 ) -> Dataset:

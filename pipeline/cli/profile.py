@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.cli.data import add_data_arguments, open_data, tell_data
-from pipeline.cli.files import write_beside
+from pipeline.cli.data import add_data_arguments, data_files, open_data, tell_data
 from pipeline.cli.progress import progress_bar
 from pipeline.data import describe_model
 from pipeline.errors import InputError
+from pipeline.outputs import check_outputs, write_output, write_text
 
 HELP = "show where a library's time goes, operator by operator"
 DESCRIPTION = """\
@@ -47,6 +47,7 @@ def main(options: argparse.Namespace) -> None:
     if options.top is not None and options.top < 1:
         raise InputError(f"--top {options.top}: give 1 or more")
     plot = check_figure_name(options.plot) if options.plot else None
+    check_outputs([options.json, plot], [options.library, *data_files(options)])
     data = open_data(options, describe_model(options.library)) if options.data else None
     inputs = None if data is None else next(iter(data))
     if data is not None:
@@ -63,6 +64,6 @@ def main(options: argparse.Namespace) -> None:
         )
     print(to_text(result, options.top))
     if options.json:
-        write_beside(options.json, lambda file: file.write(to_json(result).encode()))
+        write_text(options.json, to_json(result))
     if plot:
-        write_beside(plot, lambda file: file.write(write_figure(result, plot.suffix)))
+        write_output(plot, lambda file: file.write(write_figure(result, plot.suffix)))

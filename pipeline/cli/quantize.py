@@ -11,11 +11,12 @@ import onnx
 
 import pipeline
 from pipeline.accuracy import measure_accuracy
-from pipeline.cli.data import EXPLAINED, add_data_arguments, open_data, tell_data
+from pipeline.cli.data import EXPLAINED, add_data_arguments, data_files, open_data, tell_data
 from pipeline.cli.progress import Progress, progress_bar
-from pipeline.data import METADATA_KEY, Dataset, describe_model, store_preprocessing
+from pipeline.data import METADATA_KEY, Dataset, describe_model
 from pipeline.errors import InputError
 from pipeline.network import open_network
+from pipeline.outputs import check_output, check_outputs
 from pipeline.quantization import MixedPrecision, mixed_precision
 from pipeline.quantization.table_from_model import table_of_model
 
@@ -104,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     output = options.output or f"{Path(options.model).stem}_q.onnx"
+    _check_outputs(options, output)
     needs_classes = options.max_drop is not None
     data = open_data(options, describe_model(options.model), batch=options.batch, classes=needs_classes)
     chosen = {name: value for name in _PASSED if (value := getattr(options, name)) is not None}
@@ -112,8 +114,9 @@ def main(options: argparse.Namespace) -> None:
     with progress_bar(verbose=options.verbose) as progress:
         progress("reading the first sample", 0.0)
         next(data.batches())  # what does not fit the model is refused before minutes of work
+        chosen["metadata"] = _recipe(data)
         if not needs_classes:
-            chosen |= {"metadata": _recipe(data), "say": gains.append}
+            chosen["say"] = gains.append
             path = pipeline.quantize(options.model, data, output=output, progress=progress, **chosen)
         else:
             found = _within_budget(options, data, output, progress, chosen)
@@ -124,6 +127,12 @@ def main(options: argparse.Namespace) -> None:
     if options.write_table:
         _write_table(path, options)
     print(describe(options.model, path, len(data) - len(data.unreadable)))
+
+
+def _check_outputs(options: argparse.Namespace, output: str) -> None:
+    inputs = [options.model, options.table, options.overrides, *data_files(options)]
+    check_output(output, keep=inputs)
+    check_outputs([options.write_table], [output, *inputs])
 
 
 def _within_budget(
@@ -144,12 +153,9 @@ def _within_budget(
         return share
 
     chosen.setdefault("bias_correction", True)
-    found = mixed_precision(
+    return mixed_precision(
         options.model, data, output=output, metric=metric, max_drop=options.max_drop, progress=progress, **chosen
     )
-    if data.used_preprocessing:
-        store_preprocessing(found.path, data.preprocessing)
-    return found
 
 
 def _search_told(found: MixedPrecision, options: argparse.Namespace) -> list[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.cli.files import write_beside
 from pipeline.cli.images import Images, add_image_arguments
 from pipeline.cli.inputs import Array, assign, read
 from pipeline.cli.progress import progress_bar
 from pipeline.errors import InputError
+from pipeline.outputs import check_output, write_output
 from pipeline.runtime import Model, TensorInfo, load
 
 HELP = "run a library on images or arrays"
@@ -48,14 +48,18 @@ def main(options: argparse.Namespace) -> None:
     model = load(options.library, options.threads)
     if options.output and not _fits(options.output, len(model.outputs)):
         raise InputError(f"--output {options.output}: give .npz, or .npy for a model with one output")
+    files = assign(options.inputs, model.inputs)
+    if options.output:
+        read_too = [options.library, options.labels, *(path for paths in files.values() for path in paths)]
+        check_output(options.output, keep=read_too)
     labels = _labels(options.labels) if options.labels else None
-    titles, outputs = _run(model, options)
+    titles, outputs = _run(model, files, options)
     if options.output:
         save = {name: np.asarray(array) for name, array in outputs.items()}
         if options.output.endswith(".npz"):
-            write_beside(options.output, lambda file: np.savez(file, allow_pickle=False, **save))
+            write_output(options.output, lambda file: np.savez(file, allow_pickle=False, **save))
         else:
-            write_beside(options.output, lambda file: np.save(file, next(iter(save.values())), allow_pickle=False))
+            write_output(options.output, lambda file: np.save(file, next(iter(save.values())), allow_pickle=False))
         print(f"{options.output}: " + ", ".join(f"{name} {array.dtype}{array.shape}" for name, array in save.items()))
     elif _has_classes(model):
         print(top_classes(titles, next(iter(outputs.values())), model.outputs[0], options.top_k, labels))
@@ -63,10 +67,9 @@ def main(options: argparse.Namespace) -> None:
         print("\n".join(_summary(name, array) for name, array in outputs.items()))
 
 
-def _run(model: Model, options: argparse.Namespace) -> tuple[list[str], Outputs]:
+def _run(model: Model, files: Mapping[str, Sequence[Path]], options: argparse.Namespace) -> tuple[list[str], Outputs]:
     """What each sample is called, and the outputs of all samples joined along the first dimension."""
     images = Images(options, model.manifest)
-    files = assign(options.inputs, model.inputs)
     if len(model.inputs) != 1:
         for name, paths in files.items():
             if len(paths) != 1:

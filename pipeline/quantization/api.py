@@ -13,7 +13,7 @@ from pipeline.quantization.options import Patterns, make_options
 from pipeline.quantization.quantizer import Progress, Quantizer, Say
 from pipeline.quantization.table_overrides import with_table
 from pipeline.quantization.tables import CalibrationTable
-from pipeline.quantization.writer import check_output, save
+from pipeline.quantization.writer import check_model_output, save
 
 
 def quantize(
@@ -84,7 +84,8 @@ def quantize(
 
     Raises:
         ModelError: the model cannot be read, is quantised already, has no weights, or computes NaN.
-        InputError: an option, the table or the data makes no sense, or the file cannot be written.
+        InputError: an option, the table or the data makes no sense, or the file cannot be written or is one that
+            is read.
     """
     options = make_options(
         overrides,
@@ -105,7 +106,7 @@ def quantize(
         bias_correction=data is not None if bias_correction is None else bias_correction,
         rounding=rounding,
     )
-    path = check_output(output)
+    path = check_model_output(output, model, overrides, table)
     if table is not None:
         options = with_table(options, table, model, table_scales)
     with closing(Quantizer(model, data, options, samples, progress, say)) as quantizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.quantization.feeds import Data
 from pipeline.quantization.options import make_options
 from pipeline.quantization.quantizer import Progress, Quantizer
 from pipeline.quantization.sensitivity import LayerCost, Metric, Trial, rank
-from pipeline.quantization.writer import check_output, save
+from pipeline.quantization.writer import check_model_output, save
 
 _EQUAL = 1e-9
 """Drops that differ by less are equal: percentages are sums of rounded quotients."""
@@ -44,6 +44,7 @@ def mixed_precision(
     metric: Metric,
     max_drop: float,
     samples: int | None = None,
+    metadata: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> MixedPrecision:
@@ -55,7 +56,7 @@ def mixed_precision(
     4. Each of these is tried in 8 bits once more, the cheapest first, so that none of them is there in vain.
 
     Args:
-        model, data, output, samples, progress, options: as for :func:`pipeline.quantize`.
+        model, data, output, samples, metadata, progress, options: as for :func:`pipeline.quantize`.
         metric: asked for about as many models as there are layers.
         max_drop: how much less than the float model's the metric may be.
 
@@ -65,8 +66,9 @@ def mixed_precision(
     """
     if not max_drop >= 0:
         raise InputError(f"max_drop {max_drop}: give 0 or more.")
-    made = make_options(options.pop("overrides", None), **options)
-    path = check_output(output)
+    overrides = options.pop("overrides", None)
+    made = make_options(overrides, **options)
+    path = check_model_output(output, model, overrides)
     tell = progress or (lambda _phase, _share: None)
     with (
         closing(Quantizer(model, data, made, samples, lambda p, s: tell(p, 0.2 * s))) as quantizer,
@@ -81,7 +83,7 @@ def mixed_precision(
             ranking = rank(quantizer, trial, best, lambda p, s: tell(p, 0.2 + 0.5 * s))
             tell("search", 0.7)
             kept = search.fewest([cost.name for cost in ranking])
-        result = quantizer.make(kept)
+        result = quantizer.make(kept, metadata=metadata)
         quantizer.check(result)
         save(result, path)
         tell("done", 1.0)

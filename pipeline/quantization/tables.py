@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.outputs import write_text
 
 LEVELS = 127
 """Steps from zero to the threshold."""
@@ -103,17 +103,8 @@ class CalibrationTable:
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the text file, whole or not at all. Raises InputError, also for what no reader would take."""
-        path = Path(path)
-        text = self.to_text()
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            partial.replace(path)
-        except OSError as error:
-            raise InputError(f"cannot write the calibration table {path}: {error.strerror or error}.") from error
-        finally:
-            partial.unlink(missing_ok=True)
-        return path
+        write_text(path, self.to_text())
+        return Path(path)
 
     def to_text(self) -> str:
         """The file's text. Raises InputError for names and rows that ncnn would not read back."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import onnx
 from onnx import ModelProto
 
 from pipeline import __version__
-from pipeline.errors import InputError, ModelError
+from pipeline.errors import ModelError
 from pipeline.frontend.graph import Graph, Node, new_node
+from pipeline.outputs import check_output, write_output
 from pipeline.quantization.encoding import Encoding, LayerEncoding
 from pipeline.quantization.options import Options
 from pipeline.quantization.parameters import QuantizationParameters
@@ -159,21 +159,13 @@ def finish(model: ModelProto, source: ModelProto, options: Options, metadata: Ma
 
 def save(model: ModelProto, output: Path) -> None:
     """Write the file whole or not at all; the same model gives the same bytes. Raises InputError."""
-    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_bytes(model.SerializeToString(deterministic=True))
-        partial.replace(output)
-    except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror or error}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_output(output, lambda file: file.write(model.SerializeToString(deterministic=True)))
 
 
-def check_output(output: str | os.PathLike[str]) -> Path:
-    """The path of the file to write. Raises InputError before any work is done where it cannot be one."""
-    path = Path(output)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of the .onnx file to write.")
-    if not path.parent.is_dir():
-        raise InputError(f"{path} cannot be written: there is no folder {path.parent}.")
-    return path
+def check_model_output(output: str | os.PathLike[str], *inputs: object) -> Path:
+    """The path of the file to write; ``inputs`` are what is read, of which the paths count.
+
+    Raises:
+        InputError: before any work is done, where it cannot be written or is one of ``inputs``.
+    """
+    return check_output(output, keep=[value for value in inputs if isinstance(value, (str, os.PathLike))])

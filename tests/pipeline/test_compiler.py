@@ -204,6 +204,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         pipeline.compile(DIGITS, "llvm-avx3", output=output)
     with pytest.raises(CompileError, match="does not exist"):
         pipeline.compile(DIGITS, output=tmp_path / "missing" / "digits.so")
+    with pytest.raises(CompileError, match="the same file is read or written too"):
+        pipeline.compile(cut, output=cut)
     with pytest.raises(ModelError, match=r"cut\.onnx"):
         pipeline.compile(cut, output=output)
     with pytest.raises(ModelError, match=r"missing\.onnx"):

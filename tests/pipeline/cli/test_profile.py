@@ -74,13 +74,22 @@ def test_data_and_top(digits: Path, asked: list[bool], tmp_path: Path, capsys: p
         (["--plot", "p.pdf"], "cannot draw p.pdf"),
         (["--seconds", "-1"], "seconds=-1.0"),
         (["--data", "/nonesuch"], "/nonesuch"),
+        (["--json", "/nonesuch/p.json"], "cannot write /nonesuch/p.json"),
+        (["--json", "p.svg", "--plot", "p.svg"], "the same file is read or written too"),
     ],
-    ids=["threads", "top", "plot", "seconds", "data"],
+    ids=["threads", "top", "plot", "seconds", "data", "no folder", "one file twice"],
 )
 def test_refuses(
-    digits: Path, asked: list[bool], capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    digits: Path,
+    asked: list[bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
 ) -> None:
     """Before anything is measured."""
+    monkeypatch.chdir(tmp_path)
     assert profile(digits, *arguments) == 2
     assert words in capsys.readouterr().err
     assert not asked

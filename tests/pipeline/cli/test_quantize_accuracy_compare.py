@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.cli.main import main
 from pipeline.data import describe_model
+from pipeline.errors import InputError
 
 DIGITS = Path(__file__).resolve().parents[3] / "examples" / "digits"
 FLOAT, IMAGES = DIGITS / "digits_fp32.onnx", DIGITS / "heldout.npz"
@@ -106,6 +107,8 @@ def test_budget_keeps_layers_in_float(capsys, tmp_path):
         (["--size", "8"], "takes 16 x 16 pixels"),
         (["--data", "none"], "there is no such file or folder"),
         (["-o", "none/q.onnx"], "none"),
+        (["-o", "q.onnx", "--write-table", "q.onnx"], "the same file is read or written too, as q.onnx"),
+        (["--write-table", "none/q.table"], "folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -115,6 +118,18 @@ def test_quantize_refuses(capsys, tmp_path, monkeypatch, arguments, message):
     assert octet("quantize", FLOAT, *data, *arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--output", "--write-table"])
+@pytest.mark.parametrize("kept", ["m.onnx", "data.npz", "t.table"])
+def test_quantize_replaces_nothing_that_it_reads(capsys, tmp_path, monkeypatch, option, kept):
+    monkeypatch.chdir(tmp_path)
+    contents = {"m.onnx": FLOAT.read_bytes(), "data.npz": IMAGES.read_bytes(), "t.table": b""}
+    for name, content in contents.items():
+        Path(name).write_bytes(content)
+    assert octet("quantize", "m.onnx", "--data", "data.npz", "--table", "t.table", option, kept) == 2
+    assert f"the same file is read or written too, as {kept}" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == contents
 
 
 def test_folder_with_an_unreadable_image(made, tmp_path, capsys):
@@ -183,6 +198,46 @@ def test_compare_a_library(made, capsys):
 def test_compare_refuses(made, capsys, quantised, arguments, message):
     assert octet("compare", FLOAT, made / quantised, "--data", IMAGES, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("kept", ["q.onnx", "q.so", "link", "reports/", "none/r"])
+def test_report_is_refused_before_the_work(made, tmp_path, capsys, monkeypatch, option, kept):
+    """A report used to replace the model that it is about, or was found to have no folder when all was measured."""
+    for name in ("q.onnx", "q.so"):
+        (tmp_path / name).write_bytes((made / name).read_bytes())
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "link").symlink_to("q.so")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.network.Network.__call__", None)
+    verbs = ["accuracy", "compare"] if option == "--json" else ["compare"]
+    for verb in verbs:
+        models = [FLOAT, "q.so"] if verb == "compare" else ["q.so", "--reference", "q.onnx"]
+        assert octet(verb, *models, "--data", IMAGES, option, kept) == 2
+        assert f"cannot write {kept.rstrip('/')}: " in capsys.readouterr().err
+    assert all((tmp_path / name).read_bytes() == (made / name).read_bytes() for name in ("q.onnx", "q.so"))
+
+
+@pytest.mark.parametrize("verb", ["accuracy", "compare"])
+def test_result_is_printed_even_if_it_cannot_be_written(made, capsys, monkeypatch, verb):
+    """After minutes of work a full disk is no reason to say nothing."""
+
+    def fail(path, _text):
+        raise InputError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(f"pipeline.cli.{verb}.write_text", fail)
+    models = [FLOAT, made / "q.so"] if verb == "compare" else [made / "q.so"]
+    assert octet(verb, *models, "--data", IMAGES, "--samples", 4, "--json", made / "r.json") == 2
+    captured = capsys.readouterr()
+    assert "top-1" in captured.out if verb == "accuracy" else "the same bits" in captured.out
+    assert "No space left" in captured.err
+
+
+def test_report_to_standard_output(made, capfd):
+    assert octet("accuracy", made / "q.so", "--data", IMAGES, "--samples", 4, "--json", "/dev/stdout") == 0
+    out = capfd.readouterr().out
+    assert json.loads(out[out.index("{") :])["samples"] == 4
+    assert out.index("top-1") < out.index("{")
 
 
 def test_bench_on_real_data(made, capsys):

@@ -285,6 +285,7 @@ def test_bad_files(libraries, folder, capsys, name, data, message):
     [
         (["x.npy", "-o", "y.txt"], "give .npz, or .npy"),
         (["x.npy", "-o", "none/y.npy"], "cannot write none/y.npy"),
+        (["x.npy", "-o", "x.npy"], "the same file is read or written too"),
         (["x.npy", "--top-k", "0"], "--top-k 0"),
         (["x.npy", "--labels", "none.txt"], "cannot read --labels none.txt"),
         (["x.npy", "--labels", "three.txt"], "3 lines and the output has 1024 classes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import pipeline
 from pipeline.data import describe_model, load_data
 from pipeline.errors import InputError, ModelError
+from pipeline.quantization import mixed_precision
 from tests.pipeline.frontend.models import build, constants, qdq_model
 from tests.pipeline.quantization.networks import Net, batches, node, run, save, sqnr
 
@@ -286,10 +288,15 @@ def test_half_precision_is_refused(tmp_path):
         pipeline.quantize(save(model, tmp_path), [], output=tmp_path / "q.onnx")
 
 
-@pytest.mark.parametrize("output", ["", "missing/q.onnx"], ids=["folder", "no-folder"])
-def test_output_is_checked_first(tmp_path, output):
-    with pytest.raises(InputError):
-        pipeline.quantize(tmp_path / "none.onnx", [], output=tmp_path / output)
+@pytest.mark.parametrize(
+    "quantize", [pipeline.quantize, partial(mixed_precision, metric=lambda _: 0.0, max_drop=1)], ids=["plain", "mixed"]
+)
+@pytest.mark.parametrize("output", ["", "missing/q.onnx", "none.onnx", "x.toml"])
+def test_output_is_checked_first(tmp_path, quantize, output):
+    """Before the model is read; the model itself and the overrides used to be replaced."""
+    (tmp_path / "x.toml").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        quantize(tmp_path / "none.onnx", [], output=tmp_path / output, overrides=tmp_path / "x.toml")
 
 
 def test_failure_leaves_the_old_file(tmp_path):
