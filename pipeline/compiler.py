@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import tvm
 from onnx import numpy_helper
 
 from pipeline import targets
-from pipeline.data.metadata import preprocessing_option
+from pipeline.data import InputSpec, Preprocessing
+from pipeline.data.metadata import OPTION, preprocessing_option
+from pipeline.data.preprocessing import fitted
 from pipeline.errors import CompileError, UnsupportedOperatorError
 from pipeline.frontend import ImportedModel, TensorSpec, import_model, load_model
 from pipeline.outputs import check_output
@@ -89,7 +93,7 @@ def compile(
     found = find_records(deploy, records)
     dump = IRDump(Path(dump_ir) if dump_ir is not None else None)
     lowered = _lower(model, batch, shapes, dump, tell)
-    recipe = preprocessing_option(model)
+    recipe = _recipe(model, lowered.signature)
     if pure_int8:
         _refuse_float(lowered.reports)
     tell("schedule", 0.35)
@@ -162,6 +166,15 @@ def _lower(
     types = {node.name: node.op_type for node in normalised.graph.node}
     reports = _by_node(report.entries, imported.node_names, types)
     return _Lowered(_signature(imported, normalised), module, reports, imported.node_names)
+
+
+def _recipe(model: str | os.PathLike[str], signature: Signature) -> dict[str, Any]:
+    """The recipe stored in the model, as an option of the library and for images of the size that the library takes."""
+    stored = preprocessing_option(model)
+    if not stored or len(signature.inputs) != 1:
+        return stored
+    recipe = fitted(Preprocessing.from_dict(stored[OPTION]), InputSpec.of(signature.inputs[0]))
+    return {OPTION: json.loads(recipe.to_json())}
 
 
 def _by_node(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,13 @@ class Preprocessing:
         values = (values * np.float32(self.scale) - np.asarray(self.mean, "float32")) / np.asarray(self.std, "float32")
         return np.moveaxis(values, -1, -3) if self.layout == "nchw" else values
 
+    def for_size(self, size: tuple[int, int]) -> Preprocessing:
+        """The recipe for images of another size: the same part of them is cut out."""
+        if size == self.size:
+            return self
+        share = min(size) / min(self.size)
+        return replace(self, size=size, resize=max(min(size), min(round(share * self.resize), 16 * max(size))))
+
     def to_json(self) -> str:
         """One line of JSON, its keys in a fixed order."""
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
@@ -127,9 +134,10 @@ def preprocessing_for(
     """The recipe for an input: what ``options`` say, else the recipe ``stored`` in the model, else the defaults.
 
     ``options`` holds values by the names of :class:`Preprocessing`'s fields; None counts as not given. The size comes
-    from the input's shape where that is fixed. By default the shorter side is scaled to what is cut out, pixels are
-    scaled by 1/255 (by 1 if some mean is above 1, thus in units of 0..255), and where none of scale, mean and std is
-    given an input of three channels gets ImageNet's.
+    from the input's shape where that is fixed. The stored recipe must have been made for that size, unless ``options``
+    give it: then the recipe is adapted. By default the shorter side is scaled to what is cut out, pixels are scaled by
+    1/255 (by 1 if some mean is above 1, thus in units of 0..255), and where none of scale, mean and std is given an
+    input of three channels gets ImageNet's.
 
     Raises:
         InputError: the input takes no image, or an option does not fit it.
@@ -138,12 +146,15 @@ def preprocessing_for(
     layout = given.get("layout") or (stored.layout if stored else _layout(spec))
     if layout not in LAYOUTS:
         raise InputError(f"layout is {layout!r}, not {' or '.join(LAYOUTS)}")
-    channels, size = _image_shape(spec, layout, given.get("size") or (stored.size if stored else None))
-    if stored and (stored.channels != channels or stored.size != size):
+    channels, sides = _image_shape(spec, layout)
+    if stored and (stored.channels != channels or not ("size" in given or _fits(stored.size, sides))):
+        advice = "" if stored.channels != channels else "; give --size where the rest of it is right"
         raise InputError(
-            f"the model's stored preprocessing makes {stored.channels} channels of {stored.size[0]}x{stored.size[1]} "
-            f"and input {spec} takes {channels} of {size[0]}x{size[1]}; it was stored for another model"
+            f"the model's stored preprocessing makes {stored.channels} channels of {_times(stored.size)} "
+            f"and input {spec} takes {channels} of {_times(sides)}; it was stored for another model{advice}"
         )
+    size = _size(spec, sides, given.get("size") or (stored.size if stored else None))
+    stored = stored.for_size(size) if stored else None
     imagenet = stored is None and channels == 3 and not {"scale", "mean", "std"} & given.keys()
     base_mean = stored.mean if stored else IMAGENET_MEAN if imagenet else (0.0,)
     base_std = stored.std if stored else IMAGENET_STD if imagenet else (1.0,)
@@ -162,8 +173,23 @@ def preprocessing_for(
     )
 
 
-def _image_shape(spec: InputSpec, layout: str, wanted: Sequence[int] | None) -> tuple[int, tuple[int, int]]:
-    """Channels, and height and width."""
+def fitted(recipe: Preprocessing, spec: InputSpec) -> Preprocessing:
+    """``recipe`` for the size of the images that the input takes.
+
+    It stays as it is where the size is open, and where the input takes no such images: that will be said to whoever
+    prepares some, instead of taking defaults that may be wrong.
+    """
+    try:
+        channels, (height, width) = _image_shape(spec, recipe.layout)
+    except InputError:
+        return recipe
+    if height is None or width is None or channels != recipe.channels:
+        return recipe
+    return recipe.for_size((height, width))
+
+
+def _image_shape(spec: InputSpec, layout: str) -> tuple[int, tuple[int | None, int | None]]:
+    """Channels, and height and width, None where they are open."""
     if len(spec.shape) == 3:  # (batch, height, width): an image of one channel, read row by row
         channels: int | None = 1
         sides = spec.shape[1:]
@@ -176,12 +202,26 @@ def _image_shape(spec: InputSpec, layout: str, wanted: Sequence[int] | None) -> 
         channels = 3
     if channels not in (1, 3):
         raise InputError(f"input {spec} takes no image: {channels} channels as {layout}; give --layout or a .npy file")
-    if wanted is not None and any(side not in (None, want) for side, want in zip(sides, wanted, strict=True)):
-        raise InputError(f"size {wanted[0]} {wanted[1]}: input {spec} takes {sides[0]} x {sides[1]} pixels")
+    height, width = sides
+    return channels, (height, width)
+
+
+def _size(spec: InputSpec, sides: tuple[int | None, int | None], wanted: Sequence[int] | None) -> tuple[int, int]:
+    """Height and width: ``wanted``, or else what the input takes."""
+    if wanted is not None and not _fits(wanted, sides):
+        raise InputError(f"size {wanted[0]} {wanted[1]}: input {spec} takes {_times(sides)} pixels")
     height, width = sides if wanted is None else wanted
     if height is None or width is None:
         raise InputError(f"input {spec} leaves the size of its images open; give --size H W")
-    return channels, (height, width)
+    return height, width
+
+
+def _fits(size: Sequence[int], sides: tuple[int | None, int | None]) -> bool:
+    return all(side in (None, want) for side, want in zip(sides, size, strict=True))
+
+
+def _times(sides: Sequence[int | None]) -> str:
+    return " x ".join("?" if side is None else str(side) for side in sides)
 
 
 def _layout(spec: InputSpec) -> str:

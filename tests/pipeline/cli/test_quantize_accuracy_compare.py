@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.cli.main import main
 from pipeline.data import describe_model
 from pipeline.errors import InputError
+from tests.pipeline.quantization.networks import Net
 
 DIGITS = Path(__file__).resolve().parents[3] / "examples" / "digits"
 FLOAT, IMAGES = DIGITS / "digits_fp32.onnx", DIGITS / "heldout.npz"
@@ -245,6 +246,24 @@ def test_bench_on_real_data(made, capsys):
     captured = capsys.readouterr()
     assert "shorter side to 16" in captured.err
     assert "p50" in captured.out
+
+
+def test_size_of_the_stored_recipe_binds_nobody(tmp_path, capsys):
+    """A network that takes any size was tied to the one it had been quantised for; its library refused every image."""
+    net = Net(("N", 3, "H", "W")).conv("x", "a").op("Relu", "a", "r").op("GlobalAveragePool", "r", "g")
+    model = net.op("Flatten", "g", "f").gemm("f", "y", 4, 10).file(tmp_path, "y", ranks=(2,))
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.arange(40 * 30 * 3, dtype="uint32").astype("uint8").reshape(40, 30, 3)).save(photo)
+    quantised, library = tmp_path / "q.onnx", tmp_path / "q.so"
+    assert octet("quantize", model, "--data", photo, "--size", 8, "--resize", 10, "-o", quantised) == 0
+    assert octet("compile", quantised, "--shape", "x=1,3,12,12", "-o", library) == 0
+    capsys.readouterr()
+    for recipe in ([], ["--size", 12]):
+        assert octet("run", library, photo, *recipe) == 0
+        assert "shorter side to 15, centre 12x12" in capsys.readouterr().err
+    for verb, models in (("accuracy", [quantised, "--reference", model]), ("compare", [model, quantised])):
+        assert octet(verb, *models, "--data", photo, "--size", 12) == 0
+        assert "shorter side to 15, centre 12x12" in capsys.readouterr().err
 
 
 def test_inspect_shows_the_recipe(made, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -56,6 +58,31 @@ def test_recipe_is_kept_from_file_to_library(model, tmp_path):
     library = pipeline.compile(model, output=tmp_path / "m.so")
     assert describe_model(library).preprocessing == RECIPE
     assert describe_model(library).inputs == (InputSpec("x", (1, 3, 6, 8), "float32"),)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ([1, 3, 12, 12], replace(RECIPE, size=(12, 12), resize=12)),
+        ([1, 3, 6, 8], RECIPE),
+        ([1, 1, 12, 12], RECIPE),
+        ([1, 3], RECIPE),
+    ],
+    ids=str,
+)
+def test_recipe_in_a_library_is_for_the_size_compiled_for(tmp_path, shape, expected):
+    """The library used to have the recipe of the size quantised for, which it then refused itself.
+
+    A recipe of another kind of input is kept, and refused when an image comes: the defaults may be wrong as well.
+    """
+    open_shape = ["N", *"ABC"[: len(shape) - 1]]
+    kinds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, open_shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", kinds[:1], kinds[1:])
+    path = tmp_path / "open.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    store_preprocessing(path, RECIPE)
+    library = pipeline.compile(path, output=tmp_path / "open.so", shapes={"x": shape})
+    assert describe_model(library).preprocessing == expected
 
 
 def test_bad_recipe_in_a_file(model, tmp_path):

@@ -60,9 +60,36 @@ def test_options_win_over_the_stored_recipe():
     assert got == dataclasses.replace(CAFFE, crop="centre", resize=7)
 
 
-def test_recipe_of_another_model():
-    with pytest.raises(InputError, match="was stored for another model"):
-        preprocessing_for(InputSpec("x", (1, 1, 6, 8), "float32"), {}, CAFFE)
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, 1, 6, 8), {}, "was stored for another model$"),
+        ((1, 1, 6, 8), {"size": (6, 8)}, "was stored for another model$"),
+        ((1, 3, 12, 12), {"resize": 14}, "3 channels of 6 x 8 .* takes 3 of 12 x 12; .*; give --size"),
+        ((1, 3, None, 12), {}, r"takes 3 of \? x 12"),
+        ((1, 3, 6, 8), {"size": (12, 12)}, "size 12 12: input .* takes 6 x 8 pixels"),
+    ],
+    ids=str,
+)
+def test_recipe_of_another_model(shape, options, message):
+    with pytest.raises(InputError, match=message):
+        preprocessing_for(InputSpec("x", shape, "float32"), options, CAFFE)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 299, 299), (None, 3, None, None)], ids=str)
+@pytest.mark.parametrize(("given", "resize"), [({}, 342), ({"resize": 320}, 320)], ids=["as stored", "given"])
+def test_size_given_wins_over_the_stored_one(shape, given, resize):
+    """It used to be refused. As large a part of the picture is cut out as before: 224 of 256 are 299 of 342."""
+    stored = dataclasses.replace(CAFFE, size=(224, 224), resize=256, crop="centre")
+    got = preprocessing_for(InputSpec("x", shape, "float32"), {"size": (299, 299), **given}, stored)
+    assert got == dataclasses.replace(stored, size=(299, 299), resize=resize)
+
+
+@pytest.mark.parametrize(("size", "resize"), [((6, 8), 6), ((12, 16), 12), ((3, 3), 3), ((1, 9), 1)], ids=str)
+def test_recipe_for_another_size_stays_a_recipe(size, resize):
+    assert CAFFE.for_size(size) == dataclasses.replace(CAFFE, size=size, resize=resize)
+    largest = dataclasses.replace(CAFFE, size=(2, 8), resize=128, crop="centre")
+    assert min(size) <= largest.for_size(size).resize <= 16 * max(size)
 
 
 @pytest.mark.parametrize(
