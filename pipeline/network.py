@@ -89,7 +89,7 @@ def onnxruntime_function(
     try:
         import onnxruntime
     except ImportError:
-        raise OctetError("running an ONNX file needs onnxruntime: pip install octet[quantize]") from None
+        raise OctetError("running an ONNX file needs onnxruntime: pip install onnxruntime") from None
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.inter_op_num_threads = 1

@@ -27,7 +27,7 @@ than noise and give the same bits. Every later `octet compile` for the target us
 Layers of equal work are searched once, whatever network they come from.
 All measurements are logged at once: after an interruption, or with more trials, the same
 command goes on from there. docs/tune.md tells the whole story. Needs XGBoost:
-pip install 'octet[tune]'."""
+pip install xgboost-cpu."""
 EPILOG = f"""\
 targets: {", ".join([NATIVE, *PRESETS])}
 

@@ -51,7 +51,7 @@ def _import() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise OctetError("quantising needs onnxruntime, to run the float model: pip install octet[quantize]") from error
+        raise OctetError("quantising needs onnxruntime, to run the float model: pip install onnxruntime") from error
     return onnxruntime
 
 

@@ -151,8 +151,8 @@ class CostModel:
             import xgboost  # noqa: F401
         except ImportError:
             raise TuneError(
-                "the search needs XGBoost: pip install 'octet[tune]' (that is xgboost-cpu: the package called xgboost "
-                "is the same library with half a gigabyte of GPU code)"
+                "the search needs XGBoost: pip install xgboost-cpu (the package called xgboost is the same library "
+                "with half a gigabyte of GPU code)"
             ) from None
         from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig, XGBModel
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 from tvm.s_tir import meta_schedule as ms
 
+from pipeline.errors import TuneError
 from pipeline.tuning.search import CostModel, GuidedSearch, RandomSearch, Search
 from pipeline.tuning.space import Space, configuration_of, workload
 from pipeline.tuning.task import Task
@@ -21,6 +23,13 @@ def searches(for_task: Task) -> dict[str, Search]:
         "guided": GuidedSearch(for_task, TARGET, 0, CostModel(TARGET, 0)),
         "random": RandomSearch(for_task, TARGET, 0),
     }
+
+
+def test_missing_xgboost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The advice named an extra of the package `octet`, which on PyPI is somebody else's."""
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    with pytest.raises(TuneError, match="pip install xgboost-cpu "):
+        CostModel(TARGET, 0)
 
 
 def seconds(configuration: object) -> float:
