@@ -45,12 +45,24 @@ class Network:
         Raises:
             InputError: names, shapes or dtypes do not fit, or more samples are given than the batch holds.
         """
-        count = len(next(iter(inputs.values())))
-        missing = (self.batch or count) - count
-        if missing <= 0:
-            return self._function(inputs)
-        filled = {name: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for name, x in inputs.items()}
-        return {name: y[:count] if y.ndim and len(y) == self.batch else y for name, y in self._function(filled).items()}
+        return run_batch(self._function, inputs, self.batch)
+
+
+def run_batch(function: Function, inputs: Arrays, batch: int | None) -> dict[str, Array]:
+    """The outputs of ``function``, which takes exactly ``batch`` samples if set, for as many samples or fewer."""
+    if batch is None:
+        return function(inputs)
+    count = len(next(iter(inputs.values())))
+    outputs = function(filled_up(inputs, batch))
+    return {name: y[:count] if y.ndim and len(y) == batch else y for name, y in outputs.items()}
+
+
+def filled_up(inputs: Arrays, batch: int) -> Arrays:
+    """``inputs`` with the last sample repeated where there are fewer than ``batch``."""
+    missing = batch - len(next(iter(inputs.values())))
+    if missing <= 0:
+        return inputs
+    return {name: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for name, x in inputs.items()}
 
 
 def open_network(path: str | os.PathLike[str], threads: int | None = None) -> Network:

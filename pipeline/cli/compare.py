@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help=f"print all tensors, not only the worst {SHOWN}")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--html", metavar="FILE", help="also write a page with plots to this file")
-    add_data_arguments(parser, samples=SAMPLES)
+    add_data_arguments(parser, default=f"{SAMPLES}, or one batch if that is more")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -57,7 +57,10 @@ def main(options: argparse.Namespace) -> None:
     model = (options.model or find_source(library)) if library is not None else options.quantised
     inputs = [options.reference, options.quantised, model, *data_files(options)]
     check_outputs([options.json, options.html], inputs)
-    data = open_data(options, _description(options.reference, options.quantised))
+    description = _description(options.reference, options.quantised)
+    if options.samples is None:
+        options.samples = max([SAMPLES, *(spec.batch or 1 for spec in description.inputs[:1])])
+    data = open_data(options, description)
     with progress_bar(verbose=options.verbose) as progress:
         result = compare(
             options.reference,

@@ -17,14 +17,19 @@ class" a line), from one folder a class, from the array "labels" of an .npz, fro
 itself, or from --labels FILE."""
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, *, samples: int | None = None, required: bool = True) -> None:
-    """Add ``--data``, ``--labels``, ``--samples``, ``--seed`` and the options for images."""
+def add_data_arguments(
+    parser: argparse.ArgumentParser, *, samples: int | None = None, default: str | None = None, required: bool = True
+) -> None:
+    """Add ``--data``, ``--labels``, ``--samples``, ``--seed`` and the options for images.
+
+    ``samples`` is how many are taken by default, None for all; ``default`` says so where the caller decides.
+    """
     group = parser.add_argument_group("data")
     group.add_argument("--data", nargs="+", required=required, metavar="PATH", help="folders or files with samples")
     group.add_argument("--labels", metavar="FILE", help="the classes, where they are not with the data")
-    default = f"default: {samples}" if samples else "default: all"
+    told = default or samples or "all"
     group.add_argument(
-        "--samples", type=int, default=samples, metavar="N", help=f"take so many, drawn at random ({default})"
+        "--samples", type=int, default=samples, metavar="N", help=f"take so many, drawn at random (default: {told})"
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of that draw (default: 0)")
     add_image_arguments(parser)

@@ -13,6 +13,7 @@ from pipeline.cli.images import Images, add_image_arguments
 from pipeline.cli.inputs import Array, assign, read
 from pipeline.cli.progress import progress_bar
 from pipeline.errors import InputError
+from pipeline.network import run_batch
 from pipeline.outputs import check_output, write_output
 from pipeline.runtime import Model, TensorInfo, load
 
@@ -80,19 +81,29 @@ def _run(model: Model, files: Mapping[str, Sequence[Path]], options: argparse.Na
     results: list[Outputs] = []
     with progress_bar(verbose=options.verbose) as progress:
         for names, samples, done in _samples(files[model.inputs[0].name], model.inputs[0], images):
-            results.append(_by_name(model, model(samples)))
+            results.append(_run_samples(model, samples))
             titles += names
             progress("running", done)
+    if not results:
+        raise InputError(f"there are no samples in {', '.join(options.inputs)}")
     return titles, {
         name: np.concatenate([result[name] for result in results]) if len(results) > 1 else results[0][name]
         for name in results[0]
     }
 
 
+def _run_samples(model: Model, samples: Array) -> Outputs:
+    """The outputs for a batch of a model's only input, which may be short."""
+    (info,) = model.inputs
+    batch = info.shape[0] if samples.ndim > 1 and samples.shape[1:] == info.shape[1:] else None
+    return run_batch(lambda inputs: _by_name(model, model(dict(inputs))), {info.name: samples}, batch)
+
+
 def _samples(paths: Sequence[Path], info: TensorInfo, images: Images) -> Iterator[tuple[list[str], Array, float]]:
     """Batches for a model's only input, what each sample is called, and how much is done (0 to 1).
 
-    Each file may hold one sample, a batch or any number of samples. Arrays of uint8 for a float input are images.
+    The last batch may be short. Each file may hold one sample, a batch or any number of samples. Arrays of uint8 for a
+    float input are images.
     """
     titles: list[str] = []
     waiting: list[Array] = []
@@ -111,10 +122,7 @@ def _samples(paths: Sequence[Path], info: TensorInfo, images: Images) -> Iterato
                 yield titles, np.stack(waiting), (number + (i + 1) / len(array)) / len(paths)
                 titles, waiting = [], []
     if waiting:
-        raise InputError(
-            f"the library runs batches of {info.shape[0]} and the last one has {len(waiting)}; "
-            "give a multiple, or compile with --batch 1"
-        )
+        yield titles, np.stack(waiting), 1.0
 
 
 def top_classes(titles: Sequence[str], scores: Array, info: TensorInfo, k: int, labels: Sequence[str] | None) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from onnx import ModelProto, TensorProto, helper
 import pipeline
 from pipeline.comparison.matching import Pair, match_tensors
 from pipeline.comparison.statistics import Statistics
+from pipeline.data import Dataset, describe_model
 from pipeline.data.metadata import is_library
 from pipeline.errors import InputError, ModelError
 from pipeline.frontend import Limits
 from pipeline.frontend.loader import prepare_model
 from pipeline.frontend.reader import read_model
-from pipeline.network import Function, onnxruntime_function, open_network
+from pipeline.network import Function, filled_up, onnxruntime_function, open_network
 from pipeline.quantization.equalization import equalized_model
 from pipeline.quantization.provenance import quantized_with
 from pipeline.runtime import Manifest, read_manifest
@@ -105,7 +107,7 @@ class Comparison:
 def compare(
     reference: str | os.PathLike[str],
     quantised: str | os.PathLike[str],
-    data: Iterable[Mapping[str, Array]],
+    data: Dataset | Iterable[Mapping[str, Array]],
     *,
     library: str | os.PathLike[str] | None = None,
     target: str | None = None,
@@ -120,7 +122,8 @@ def compare(
 
     A file that Octet's quantiser equalised is compared with the float model equalised in the same way.
 
-    ``data`` gives batches by input name: of the library's size, or of what ``reference`` fixes, or else of 1.
+    ``data`` gives batches by input name; of how many samples, the library or the models say. Sizes that these
+    leave open are those of the first batch. A short batch is filled up, and counts as it is.
     ``target`` is this machine by default.
 
     Raises:
@@ -130,13 +133,17 @@ def compare(
     """
     tell = progress or (lambda _phase, _share: None)
     manifest = _checked_manifest(library, quantised) if library is not None else None
-    options = manifest.options if manifest else {}
     tell("reading", 0.0)
-    fixed = options.get("batch"), options.get("shapes") or None, Limits()
+    batches = _batches(data)
+    first = next(batches, None)
+    if not first:
+        raise InputError("there are no samples to compare on")
+    batch = _fixed_batch(library or quantised) or _fixed_batch(reference) or _count(first)
     source = read_model(quantised, Limits())
     equalized = bool(quantized_with(source).get("equalize"))
-    quantised_model = prepare_model(source, *fixed)
-    float_model = prepare_model(equalized_model(reference) if equalized else read_model(reference, Limits()), *fixed)
+    quantised_model = _prepared(source, filled_up(first, batch))
+    float_source = equalized_model(reference) if equalized else read_model(reference, Limits())
+    float_model = _prepared(float_source, filled_up(first, batch))
     matching = match_tensors(float_model, quantised_model)
     if not matching.pairs:
         raise ModelError(
@@ -152,21 +159,21 @@ def compare(
         statistics = [Statistics(pair.reference, pair.quantised) for pair in matching.pairs]
         samples, same_output = 0, None if shared is None else True
         total = len(data) if isinstance(data, Sized) else None
-        for inputs in data:
+        for given in itertools.chain([first], batches):
+            inputs = filled_up(given, batch)
             found = actual(_renamed(inputs, quantised_model))
             wanted = expected(_renamed(inputs, float_model))
             alone = isolated({**wanted, **_compiled_values(matching.pairs, wanted, found)})
             for pair, one in zip(matching.pairs, statistics, strict=True):
-                one.update(wanted[pair.reference], found[pair.quantised.name], alone[pair.reference])
+                values = wanted[pair.reference], found[pair.quantised.name], alone[pair.reference]
+                one.update(*_first_samples(values, _count(given), batch))
             if shared is not None:
                 same_output = same_output and all(
                     np.array_equal(value, found[name], equal_nan=True)
                     for name, value in shared(_renamed(inputs, quantised_model)).items()
                 )
-            samples += len(next(iter(inputs.values())))
+            samples += _count(given)
             tell("comparing", 0.5 + 0.5 * min(1.0, samples / total if total else 0.0))
-    if not samples:
-        raise InputError("there are no samples to compare on")
     return Comparison(
         reference=Path(reference).name,
         quantised=Path(library if library is not None else quantised).name,
@@ -197,6 +204,45 @@ def find_source(library: str | os.PathLike[str]) -> Path:
         f"{library} was compiled from {manifest.model_file or 'an unnamed file'}, which is not beside it; the tensors "
         "inside a library can only be compared with that file: name it with --model"
     )
+
+
+def _batches(data: Dataset | Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
+    """The batches, of a data set the last, short one as well."""
+    return (batch.inputs for batch in data.batches()) if isinstance(data, Dataset) else iter(data)
+
+
+def _fixed_batch(path: str | os.PathLike[str]) -> int | None:
+    """The batch that a model is made for, or None for any."""
+    return next((spec.batch for spec in describe_model(path).inputs), None)
+
+
+def _count(inputs: Mapping[str, Array]) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _first_samples(tensors: tuple[Array, Array, Array], count: int, batch: int) -> tuple[Array, Array, Array]:
+    """The first ``count`` of ``batch`` samples, unless the first dimension of one of the tensors is something else."""
+    if any(not tensor.ndim or len(tensor) != batch for tensor in tensors):
+        return tensors
+    expected, actual, isolated = tensors
+    return expected[:count], actual[:count], isolated[:count]
+
+
+def _prepared(model: ModelProto, inputs: Mapping[str, Array]) -> ModelProto:
+    """``model``, normalised, with the sizes of ``inputs`` where it leaves sizes open.
+
+    Raises:
+        InputError: the inputs have other names or another number of dimensions.
+    """
+    shapes = {}
+    for name, array in _renamed(inputs, model).items():
+        (dims,) = (value.type.tensor_type.shape.dim for value in model.graph.input if value.name == name)
+        if len(dims) != array.ndim:
+            raise InputError(f"the data for input {name!r} has {array.ndim} dimensions; the model takes {len(dims)}")
+        shapes[name] = [
+            dim.dim_value if dim.dim_value > 0 else size for dim, size in zip(dims, array.shape, strict=True)
+        ]
+    return prepare_model(model, None, shapes, Limits())
 
 
 def _checked_manifest(library: str | os.PathLike[str], quantised: str | os.PathLike[str]) -> Manifest:

@@ -187,6 +187,18 @@ def test_compare_a_library(made, capsys):
 
 
 @pytest.mark.parametrize(
+    ("samples", "compared"), [([], 20), (["--samples", 7], 7), (["--samples", 25], 25)], ids=["default", "7", "25"]
+)
+def test_compare_a_library_of_batches(made, capsys, samples, compared):
+    """16 samples by default did not fill a batch of 20, and the rest of more samples was left out."""
+    library, report = made / "batch.so", made / "batch.json"
+    assert octet("compile", made / "q.onnx", "--batch", 20, "-o", library) == 0
+    assert octet("compare", FLOAT, library, "--data", IMAGES, "--json", report, *samples) == 0
+    assert "the same bits" in capsys.readouterr().out
+    assert json.loads(report.read_text())["samples"] == compared
+
+
+@pytest.mark.parametrize(
     ("quantised", "arguments", "message"),
     [
         ("q.onnx", ["--model", "q.onnx"], "--model goes with a library"),

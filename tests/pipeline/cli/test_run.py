@@ -204,13 +204,29 @@ def test_bytes_are_pixels(libraries):
 
 
 @pytest.mark.usefixtures("folder")
-def test_samples_are_gathered_into_batches(libraries, capsys):
+def test_samples_are_gathered_into_batches(libraries):
     np.save("half.npy", X[:2])
-    np.save("one.npy", X[:1])
     assert run(libraries["affine"], "half.npy", "half.npy", "-o", "y.npy") == 0
     np.testing.assert_array_equal(np.load("y.npy"), np.concatenate([X[:2], X[:2]]) * 2 + 1)
-    assert run(libraries["affine"], "half.npy", "one.npy") == 2
-    assert "batches of 4 and the last one has 3" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_number_of_samples_that_is_no_multiple_of_the_batch(libraries, count):
+    """--help promises any number; what fills up the last batch is no result."""
+    x = np.arange(count * 1024, dtype="float32").reshape(count, 1024)
+    np.save("x.npy", x)
+    assert run(libraries["affine"], "x.npy", "-o", "y.npy") == 0
+    np.testing.assert_array_equal(np.load("y.npy"), x * 2 + 1)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("shape", "name"), [((10,), "busy"), ((), "busy"), ((), "affine"), ((2, 1025), "affine")])
+def test_array_of_another_shape_is_not_filled_up(libraries, capsys, shape, name):
+    """Only samples are: the first dimension of ``busy`` is not a batch of them."""
+    np.save("x.npy", np.zeros(shape, "float32"))
+    assert run(libraries[name], "x.npy") == 2
+    assert f"has shape {shape}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("folder")
@@ -291,6 +307,7 @@ def test_bad_files(libraries, folder, capsys, name, data, message):
         (["x.npy", "--labels", "three.txt"], "3 lines and the output has 1024 classes"),
         (["double.npy"], "dtype float64, float32 needed"),
         (["wide.npy"], "has shape (4, 1025), (4, 1024) needed"),
+        (["empty.npy"], "there are no samples in empty.npy"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -298,6 +315,7 @@ def test_refused(libraries, folder, capsys, arguments, message):
     np.save("x.npy", X)
     np.save("double.npy", X.astype("float64"))
     np.save("wide.npy", np.zeros((4, 1025), "float32"))
+    np.save("empty.npy", X[:0])
     (folder / "three.txt").write_text("a\nb\nc\n")
     assert run(libraries["affine"], *arguments) == 2
     assert message in capsys.readouterr().err

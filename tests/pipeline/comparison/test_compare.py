@@ -75,6 +75,30 @@ def test_final_tensor_is_that_of_the_library(result, library):
     assert logits.sqnr == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
 
 
+def test_short_batch_is_filled_up_and_counts_as_it_is(result, library):
+    """A last batch of 2 used to be left out, and fewer samples than one batch to be an error."""
+    source = library.parent / "digits_qdq.onnx"
+    batched = pipeline.compile(source, output=library.parent / "batched.so", batch=3)
+    data = load_data(IMAGES, describe_model(batched).inputs, samples=8)
+    found = compare(FLOAT, source, data, library=batched)
+    assert (found.samples, found.same_output) == (8, True)
+    assert sorted((t.name, t.statistics.count, t.statistics.saturated) for t in found.tensors) == sorted(
+        (t.name, t.statistics.count, t.statistics.saturated) for t in result.tensors
+    )
+    assert [t.sqnr for t in found.tensors] == pytest.approx([t.sqnr for t in result.tensors])
+
+
+def test_open_sizes_are_those_of_the_samples(tmp_path):
+    """The error named --shape, which `octet compare` has not."""
+    net = Net(("N", 3, "H", "W")).conv("x", "a").op("Relu", "a", "r").conv("r", "y", 4, 4)
+    path = net.file(tmp_path, "y")
+    data = batches(2, (2, 3, 10, 6))
+    file = pipeline.quantize(path, data, output=tmp_path / "q.onnx")
+    result = compare(path, file, data)
+    assert result.samples == 4
+    assert {tensor.statistics.count for tensor in result.tensors} == {4 * 3 * 60, 4 * 4 * 60}
+
+
 def test_culprit_is_named(tmp_path):
     """A range cut to a quarter is where the noise comes in, though later tensors are as noisy and amplify it."""
     result = compare(FLOAT, broken_model(tmp_path / "q.onnx"), samples())
@@ -187,6 +211,11 @@ def test_library_of_another_file(library):
 def test_float_model_twice():
     with pytest.raises(ModelError, match="no quantised tensor"):
         compare(FLOAT, FLOAT, samples())
+
+
+def test_data_of_another_rank():
+    with pytest.raises(InputError, match="has 3 dimensions; the model takes 4"):
+        compare(FLOAT, QDQ, [{"image": np.zeros((1, 16, 16), np.float32)}])
 
 
 def test_no_samples():
