@@ -39,10 +39,10 @@ def prepare_model(
 ) -> ModelProto:
     """The part of :func:`load_model` after reading, for a model that is in memory and has been checked."""
     check_operators(model, IMPORTED | REWRITTEN)
-    upgraded = ModelProto()
-    upgraded.CopyFrom(upgrade_opset(model))
-    freeze_inputs(upgraded, batch, shapes, limits)
-    graph = Graph(upgraded)
+    frozen = ModelProto()
+    frozen.CopyFrom(model)
+    freeze_inputs(frozen, batch, shapes, limits)
+    graph = Graph(upgrade_opset(frozen))
     normalize(graph, limits)
     require_static(graph, limits)
     return graph.to_model()
