@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto, ValueInfoProto, helper
 
 from pipeline.errors import ModelError
-from pipeline.frontend.operators import IMPORTED, check_operators
+from pipeline.frontend.operators import IMPORTED, check_element_types, check_operators
 
 if TYPE_CHECKING:
     import tvm
@@ -53,6 +53,7 @@ def import_model(model: ModelProto) -> ImportedModel:
     :class:`pipeline.errors.ModelError` with the node's name where the importer rejects one.
     """
     check_operators(model, IMPORTED)
+    check_element_types(model)
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
     outputs = tuple(_spec(value) for value in model.graph.output)

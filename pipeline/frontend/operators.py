@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnx import AttributeProto, ModelProto, NodeProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
 from pipeline.errors import UnsupportedOperatorError
 from pipeline.frontend.microsoft import MICROSOFT, SCHEMAS
@@ -48,6 +48,26 @@ def check_operators(model: ModelProto, supported: frozenset[tuple[str, str]]) ->
         reason = check(node) if check is not None else None
         if reason:
             found.append(f"{label}: {reason}")
+    _refuse(found)
+
+
+def check_element_types(model: ModelProto) -> None:
+    """Raise one :class:`UnsupportedOperatorError` that lists all nodes with inputs that their kernel cannot take.
+
+    Of a normalised model: what is computed from constants alone is gone, and the type of every tensor is known.
+    """
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types.update((tensor.name, tensor.data_type) for tensor in model.graph.initializer)
+    found: list[str] = []
+    for node in model.graph.node:
+        dtype = types.get(node.input[0], 0) if node.input else 0
+        if dtype in _REFUSED_TYPES.get(node.op_type, ()):
+            found.append(f"{node.name!r} ({node.op_type}): inputs of type {TensorProto.DataType.Name(dtype).lower()}")
+    _refuse(found)
+
+
+def _refuse(found: list[str]) -> None:
     if found:
         count = "1 node" if len(found) == 1 else f"{len(found)} nodes"
         raise UnsupportedOperatorError(
@@ -74,6 +94,11 @@ def _batch_norm(node: NodeProto) -> str | None:
     return "training mode; export the model for inference" if training else None
 
 
+def _is_inf(node: NodeProto) -> str | None:
+    both = _attribute(node, "detect_negative", 1) and _attribute(node, "detect_positive", 1)
+    return None if both else "one sign alone (detect_negative=0 or detect_positive=0)"
+
+
 def _max_pool(node: NodeProto) -> str | None:
     return "the Indices output" if len(node.output) > 1 and node.output[1] else None
 
@@ -91,8 +116,20 @@ def _resize(node: NodeProto) -> str | None:
 _SETTINGS: dict[str, Callable[[NodeProto], str | None]] = {
     "BatchNormalization": _batch_norm,
     "DequantizeLinear": _quantize,
+    "IsInf": _is_inf,
     "MaxPool": _max_pool,
     "QuantizeLinear": _quantize,
     "Resize": _resize,
 }
 """Settings of supported operators that the importer would ignore or cannot express."""
+
+_UNSIGNED = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64))
+_INTEGERS = _UNSIGNED | {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64}
+
+_REFUSED_TYPES: dict[str, frozenset[int]] = {
+    "Equal": frozenset((TensorProto.BOOL,)),
+    "Pow": _INTEGERS,
+    "ReduceMean": _INTEGERS,
+    "Sign": _UNSIGNED,
+}
+"""Element types that ONNX allows and TVM has no kernel for, or one with a result of another type."""

@@ -6,15 +6,15 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tvm
-from onnx import ModelProto
+from onnx import ModelProto, ValueInfoProto, helper
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, UnsupportedOperatorError
 
 
 class _NamingImporter(onnx_frontend.ONNXGraphImporter):
@@ -41,9 +41,20 @@ class _NamingImporter(onnx_frontend.ONNXGraphImporter):
         self.node_names[var.name] = name
         return var
 
+    def type_of(self, tensor: str) -> str | None:
+        """Element type and shape of what stands for an ONNX tensor, None where that is no tensor but a shape."""
+        kind = self._nodes[tensor].ty
+        if not isinstance(kind, relax.TensorType):
+            return None
+        sizes = "?" if kind.shape is None else (getattr(size, "value", size) for size in kind.shape)
+        return _spelled(kind.dtype, sizes)
+
 
 def to_relax(model: ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
-    """(module, name of a Relax variable → name of its ONNX node). Raises :class:`ModelError` naming the node."""
+    """(module, name of a Relax variable → name of its ONNX node). Raises :class:`ModelError` naming the node.
+
+    Its subclass :class:`UnsupportedOperatorError` lists the nodes whose results have another type or shape in Relax.
+    """
     importer = _NamingImporter()
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     printed = io.StringIO()
@@ -59,8 +70,38 @@ def to_relax(model: ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
         kind = next((n.op_type for n in model.graph.node if n.name == importer.current), "graph")
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"node {importer.current!r} ({kind}) cannot be imported: {reason}") from error
+    _check_results(importer, model)
     node_names = _with_helpers(module, importer.node_names)
     return relax.transform.CanonicalizeBindings()(module), node_names
+
+
+def _check_results(importer: _NamingImporter, model: ModelProto) -> None:
+    """Refuse nodes whose results are not what ONNX says: some conversions change the type, or ignore a setting."""
+    expected = {value.name: _inferred(value) for value in (*model.graph.value_info, *model.graph.output)}
+    wrong: dict[str, str] = {}
+    causes: list[str] = []
+    for node in model.graph.node:
+        for name in node.output:
+            found = importer.type_of(name) if name in expected else None
+            if found is None or found == expected[name]:
+                continue
+            wrong[name] = f"{node.name!r} ({node.op_type}) makes {found} of {name!r}, which is {expected[name]}"
+            if not any(source in wrong for source in node.input):
+                causes.append(wrong[name])
+    if causes:
+        raise UnsupportedOperatorError(
+            f"TVM's ONNX importer cannot express all of the model: {'; '.join(causes)}. "
+            "Export the model without these settings or types, or cut the graph before them."
+        )
+
+
+def _inferred(value: ValueInfoProto) -> str:
+    kind = value.type.tensor_type
+    return _spelled(helper.tensor_dtype_to_np_dtype(kind.elem_type).name, (dim.dim_value for dim in kind.shape.dim))
+
+
+def _spelled(dtype: Any, shape: Iterable[Any]) -> str:
+    return f"{dtype}[{', '.join(str(size) for size in shape)}]"
 
 
 def _with_helpers(module: tvm.IRModule, named: dict[str, str]) -> dict[str, str]:

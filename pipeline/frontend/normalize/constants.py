@@ -2,10 +2,11 @@
 
 Does:
 1. Constant nodes become initializers.
-2. Nodes of :data:`FOLDABLE` whose inputs are all constants are computed; Shape and Size of a static shape too.
+2. Nodes of :data:`FOLDABLE` whose inputs are all constants are computed.
+3. Shape and Size of a static shape become initializers, graph outputs too: the importer makes no tensor of them.
 
 Does not: fold DequantizeLinear (the compiler must see the integers) or QuantizeLinear (``quantized_constants`` does),
-random generators, results over the element budget, or nodes that write a graph output.
+random generators, results over the element budget, or other nodes that write a graph output.
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ def _constant_value(node: Node) -> TensorProto:
 
 
 def _fold(graph: Graph, node: Node) -> list[Node] | None:
+    if node.is_op("Shape", "Size"):
+        return _fold_shape(graph, node)
     if node.domain or any(graph.is_output(name) for name in node.outputs):
         return None
-    if node.op_type in ("Shape", "Size"):
-        return _fold_shape(graph, node)
     inputs = [name for name in node.inputs if name]
     if node.op_type not in FOLDABLE or not all(name in graph.constants for name in inputs):
         return None

@@ -138,6 +138,48 @@ def test_error_of_the_importer_names_the_node(tmp_path, capfd):
     assert not captured.err
 
 
+@pytest.mark.parametrize(
+    ("maker", "constants", "kind", "message"),
+    [
+        (node("OneHot", "n depth values", "y", name="hot"), {"depth": np.int64(4), "values": np.float32([0, 1])},
+         (FLOAT, [3, 4]), r"'hot' \(OneHot\) makes float64\[3, 4\] of 'y', which is float32\[3, 4\]"),
+        (node("Dropout", "x", "kept y", name="drop"), {},
+         (TensorProto.BOOL, [3]), r"'drop' \(Dropout\) makes float32\[3\] of 'y', which is bool\[3\]"),
+    ],
+    ids=["OneHot", "Dropout"],
+)  # fmt: skip
+def test_result_of_another_type_than_onnx_infers_is_refused(tmp_path, maker, constants, kind, message):
+    """TVM gives other types than ONNX in silence; what follows such a node has them too and is not to blame."""
+    inputs = {"x": (FLOAT, [3]), "n": (TensorProto.INT64, [3])}
+    model = build([maker, node("Identity", "y", "z", name="after")], inputs, {"y": kind, "z": kind}, constants)
+    loaded = load(model, tmp_path)
+    with pytest.raises(UnsupportedOperatorError, match=message) as caught:
+        import_model(loaded)
+    assert "after" not in str(caught.value)
+
+
+def test_shape_of_another_size_than_onnx_infers_is_refused(tmp_path, monkeypatch):
+    """A stand-in for a conversion that ignores a setting."""
+    monkeypatch.setattr(onnx_frontend.Relu, "_impl_v13", lambda _bb, inputs, *_: relax.op.expand_dims(inputs[0], 0))
+    model = build([node("Relu", "x", "y", name="relu")], {"x": (FLOAT, [3])}, {"y": (FLOAT, [3])})
+    loaded = load(model, tmp_path)
+    with pytest.raises(
+        UnsupportedOperatorError, match=r"'relu' \(Relu\) makes float32\[1, 3\] of 'y', which is float32\[3\]"
+    ):
+        import_model(loaded)
+
+
+@pytest.mark.parametrize("nodes", [[node("Shape", "x", "y")], [node("Shape", "x", "s"), node("Identity", "s", "y")]])
+def test_shape_as_an_output(tmp_path, nodes):
+    """To TVM a shape is no tensor: the library failed when it was called."""
+    model = build(
+        [*nodes, node("Relu", "x", "z")], {"x": (FLOAT, [2, 3])}, {"y": (TensorProto.INT64, [2]), "z": (FLOAT, [2, 3])}
+    )
+    shape, _ = _call(import_model(load(model, tmp_path)).module, floats((2, 3)))
+    assert shape.dtype == np.int64
+    assert shape.tolist() == [2, 3]
+
+
 def test_import_is_quiet(tmp_path, capfd, recwarn):
     model = build([node("Relu", "in.put", "y")], {"in.put": (FLOAT, ["N", 4])}, {"y": (FLOAT, ["N", 4])})
     import_model(load(model, tmp_path))

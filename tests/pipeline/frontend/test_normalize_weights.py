@@ -266,6 +266,35 @@ def test_auto_pad_of_a_dilated_kernel(tmp_path, mode, pads):
     assert {a.name: list(a.ints) for a in loaded.graph.node[0].attribute}["pads"] == pads
 
 
+def _conv_transpose(out: list[int], **settings: Any) -> ModelProto:
+    nodes = [node("ConvTranspose", "x w", "y", name="up", output_shape=out, strides=[2, 3], **settings)]
+    return build(nodes, {"x": (FLOAT, [1, 2, 5, 4])}, {"y": (FLOAT, [1, 3, *out])}, {"w": floats((2, 3, 3, 4))})
+
+
+@pytest.mark.parametrize(
+    ("out", "settings"),
+    [
+        ([11, 13], {}),
+        ([8, 10], {}),
+        ([10, 12], {"auto_pad": "SAME_UPPER"}),
+        ([10, 12], {"auto_pad": "SAME_LOWER"}),
+        ([12, 13], {"dilations": [2, 1], "output_padding": [1, 2], "pads": [1, 1, 1, 1]}),
+    ],
+    ids=str,
+)
+def test_output_shape_becomes_pads(tmp_path, out, settings):
+    """The importer does not read output_shape: the result had another shape, and the model compiled."""
+    model = _conv_transpose(out, **settings)
+    loaded = load(model, tmp_path)
+    assert "output_shape" not in {a.name for a in loaded.graph.node[0].attribute}
+    assert_same_answer(model, loaded, {"x": floats((1, 2, 5, 4), 1)}, steps=1e-5)
+
+
+def test_output_shape_out_of_reach_is_refused(tmp_path):
+    with pytest.raises(UnsupportedOperatorError, match=r"'up' \(ConvTranspose\).*larger"):
+        load(_conv_transpose([12, 13]), tmp_path)
+
+
 def _resize(scales: list[float], shape: list[int], **settings: Any) -> ModelProto:
     nodes = [node("Resize", "x - s", "y", name="up", **settings)]
     out = [int(size * scale) for size, scale in zip(shape, scales, strict=True)]
