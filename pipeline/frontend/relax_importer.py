@@ -16,6 +16,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from pipeline.errors import ModelError, UnsupportedOperatorError
 
+_FUNCTION = "main"
+
 
 class _NamingImporter(onnx_frontend.ONNXGraphImporter):
     """Binds each node's result to a variable that carries the node's name.
@@ -108,7 +110,7 @@ def _with_helpers(module: tvm.IRModule, named: dict[str, str]) -> dict[str, str]
     """Give unnamed bindings the name of the next named one in order: the node they were made for."""
     names: dict[str, str] = {}
     pending: list[str] = []
-    for block in module["main"].body.blocks:
+    for block in module[_FUNCTION].body.blocks:
         for binding in block.bindings:
             pending.append(binding.var.name)
             if isinstance(binding.value, relax.Var) and binding.value.name in names:
@@ -121,6 +123,8 @@ def _with_helpers(module: tvm.IRModule, named: dict[str, str]) -> dict[str, str]
 
 
 def _identifier(name: str) -> str:
-    """A valid TVMScript identifier, so that dumps of the module can be read back."""
+    """A valid TVMScript identifier, so that dumps of the module can be read back, and not the function's own."""
     clean = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return clean if clean[:1].isalpha() or clean.startswith("_") else f"n_{clean}"
+    # Variables and functions share one supply of names: the function would become main1, and nothing would find it.
+    starts_well = clean[:1].isalpha() or clean.startswith("_")
+    return clean if starts_well and clean != _FUNCTION else f"n_{clean}"

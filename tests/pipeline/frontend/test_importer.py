@@ -84,6 +84,15 @@ def test_every_binding_has_the_name_of_its_node(tmp_path):
     assert list(dict.fromkeys(imported.node_names[name] for name in bound)) == [n.name for n in nodes]
 
 
+def test_node_with_the_name_of_the_function(tmp_path):
+    """The variable took the name, and the function could not be found."""
+    model = build([node("Neg", "x", "y", name="main")], {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])})
+    imported = import_model(load(model, tmp_path))
+    assert set(imported.node_names.values()) == {"main"}
+    x = floats((4,))
+    np.testing.assert_array_equal(_call(imported.module, x)[0], -x)
+
+
 def test_shared_result_is_computed_once(tmp_path):
     nodes = [node("Exp", "x", "e", name="exp"), node("Add", "e e", "a"), node("Mul", "a e", "y")]
     model = build(nodes, {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])})
