@@ -85,7 +85,8 @@ def compile(
         UnsupportedOperatorError: operators that nobody supports, or float ones with ``pure_int8``.
         TargetError: no such target.
         TuneError: the records are damaged or of another target, or there are none in the folder that was named.
-        CompileError: code generation or linking failed, or ``output`` cannot be written, or is the model.
+        CompileError: code generation or linking failed, ``output`` or ``dump_ir`` cannot be written, or ``output`` is
+            the model.
     """
     tell = progress or (lambda _phase, _share: None)
     deploy = targets.resolve(target)

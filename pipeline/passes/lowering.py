@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import tvm
 
+from pipeline.errors import CompileError
 from pipeline.passes.assign_layout import assign_layout
 from pipeline.passes.emit_kernels import Configure, emit_kernels
 from pipeline.passes.fuse_epilogues import fuse_epilogues
@@ -43,17 +45,32 @@ def run_phases(module: tvm.IRModule, phases: list[Phase], dump: IRDump) -> tvm.I
 
 
 class IRDump:
-    """Writes the module after each phase to a folder, numbered; nothing where there is no folder."""
+    """Writes the module after each phase to a folder, numbered; nothing where there is no folder.
+
+    Raises :class:`CompileError` where the folder cannot be made or written to.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._count = 0
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            with _told_as_compile_error(folder):
+                folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, phase: str, module: tvm.IRModule) -> None:
         """Write ``module`` as TVMScript, without the values of its constants."""
         if self._folder is not None:
             path = self._folder / f"{self._count:02d}-{phase}.py"
-            path.write_text(module.script(show_meta=False), encoding="utf-8")
+            with _told_as_compile_error(path):
+                path.write_text(module.script(show_meta=False), encoding="utf-8")
         self._count += 1
+
+
+@contextmanager
+def _told_as_compile_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CompileError(
+            f"cannot write the IR to {path}: {error.strerror or error}; give another folder for it (--dump-ir)"
+        ) from error
