@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from pipeline.errors import ModelError
 from pipeline.frontend.operators import IMPORTED, check_element_types, check_operators
+from pipeline.runtime.manifest import DTYPES
 
 if TYPE_CHECKING:
     import tvm
@@ -55,8 +56,8 @@ def import_model(model: ModelProto) -> ImportedModel:
     check_operators(model, IMPORTED)
     check_element_types(model)
     constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
-    outputs = tuple(_spec(value) for value in model.graph.output)
+    inputs = tuple(_spec("input", value) for value in model.graph.input if value.name not in constants)
+    outputs = tuple(_spec("output", value) for value in model.graph.output)
 
     from pipeline.frontend.relax_importer import to_relax
 
@@ -64,9 +65,17 @@ def import_model(model: ModelProto) -> ImportedModel:
     return ImportedModel(module, inputs, outputs, node_names)
 
 
-def _spec(value: ValueInfoProto) -> TensorSpec:
+def _spec(role: str, value: ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(dim.dim_value for dim in tensor.shape.dim)
     if not tensor.elem_type or not tensor.HasField("shape") or any(size < 1 for size in shape):
-        raise ModelError(f"{value.name!r} has no static shape; give the model to pipeline.frontend.load_model first.")
-    return TensorSpec(value.name, shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name)
+        raise ModelError(
+            f"{role} {value.name!r} has no static shape; give the model to pipeline.frontend.load_model first."
+        )
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    if dtype not in DTYPES:
+        raise ModelError(
+            f"{role} {value.name!r} of the model holds {TensorProto.DataType.Name(tensor.elem_type).lower()}, "
+            f"which a library cannot exchange. Export the model with one of {', '.join(DTYPES)} there."
+        )
+    return TensorSpec(value.name, shape, dtype)

@@ -233,7 +233,7 @@ def _bits(data_type: int) -> int:
 
 
 def _check_order(graph: GraphProto) -> None:
-    """Each tensor is written once and before it is read. Raises :class:`ModelError` that says which case it is."""
+    """Each tensor is written once, before it is read, and is one output at most. Raises :class:`ModelError`."""
     known = {i.name for i in graph.input} | {t.name for t in graph.initializer} | {""}
     writer: dict[str, int] = {}
     for index, node in enumerate(graph.node):
@@ -255,9 +255,15 @@ def _check_order(graph: GraphProto) -> None:
                 raise ModelError(
                     f"the nodes are not in topological order: {_label(node)} reads {name!r} before it is written."
                 )
+    outputs: set[str] = set()
     for output in graph.output:
         if output.name not in known and output.name not in writer:
             raise ModelError(f"graph output {output.name!r} is written by no node.")
+        if output.name in outputs:
+            raise ModelError(
+                f"two graph outputs have the name {output.name!r}: results are told apart by their names. List it once."
+            )
+        outputs.add(output.name)
 
 
 def _has_cycle(graph: GraphProto, writer: dict[str, int]) -> bool:

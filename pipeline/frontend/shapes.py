@@ -57,7 +57,10 @@ def open_unknown_sizes(model: ModelProto) -> None:
 
 
 def require_static(graph: Graph, limits: Limits) -> None:
-    """Raise :class:`ModelError` where a tensor has no static shape or is over the caps; also settles output shapes."""
+    """Raise :class:`ModelError` where a tensor has no static shape or is over the caps, or an output is empty.
+
+    Also settles output shapes.
+    """
     for node in graph.nodes:
         for name in node.outputs:
             if not name:
@@ -72,9 +75,15 @@ def require_static(graph: Graph, limits: Limits) -> None:
             check_shape(f"tensor {name!r} of node {node.name!r} ({node.op_type})", shape, limits)
     for value in graph.outputs:
         kind = graph.type_of(value.name)
+        sizes = graph.shape(value.name) or ()
+        if 0 in sizes:
+            raise ModelError(
+                f"output {value.name!r} has no elements: its shape is {list(sizes)}. "
+                "Check the sizes given for the inputs (--shape, --batch), or take it off the model's outputs."
+            )
         value.type.tensor_type.elem_type = kind.dtype
         shape_proto = TensorShapeProto()
-        for size in graph.shape(value.name) or ():
+        for size in sizes:
             shape_proto.dim.add(dim_value=size)
         value.type.tensor_type.shape.CopyFrom(shape_proto)
 

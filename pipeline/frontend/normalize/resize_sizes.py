@@ -1,6 +1,9 @@
 """Resize says its output in sizes.
 
-Does: turns constant scales into sizes where each ``size * scale`` is a whole number, which means the same.
+Does:
+1. Turns constant scales into sizes where each ``size * scale`` is a whole number, which means the same.
+2. Turns half_pixel_symmetric into half_pixel: it differs only where the size was rounded, so never after 1.
+
 Does not: take scales whose result ONNX rounds down (7 * 1.5 is 10, but samples are still 1/1.5 apart, which the
 importer cannot express), or a Resize of the batch or channel axis. Those raise :class:`UnsupportedOperatorError`, all
 of them in one message.
@@ -18,7 +21,7 @@ _ROUNDING = 1e-6
 
 
 def replace_resize_scales(graph: Graph) -> None:
-    """Rewrite every Resize with constant scales."""
+    """Rewrite every Resize with constant scales, or with half_pixel_symmetric."""
     graph.infer()
     refused = [message for node in graph.nodes if node.is_op("Resize") and (message := _replace(graph, node))]
     if refused:
@@ -35,11 +38,12 @@ def _replace(graph: Graph, node: Node) -> str | None:
     if len(before) not in (3, 4, 5) or before[:2] != after[:2]:
         return f"{node.name!r} resizes other axes than width, height and depth ({before} to {after})"
     scales = graph.constant(node.input(2)) if node.input(2) else None
-    if scales is None or scales.size == 0:
-        return None
-    exact = scales.astype(np.float64) * before
-    if (np.abs(exact - after) > _ROUNDING * exact).any():
-        return f"{node.name!r} has scales {scales.tolist()} that do not divide its shapes ({before} to {after})"
-    sizes = graph.add_constant(f"{node.name}_sizes", np.asarray(after, np.int64))
-    graph.set_inputs(node, [node.inputs[0], node.input(1), "", sizes])
+    if scales is not None and scales.size:
+        exact = scales.astype(np.float64) * before
+        if (np.abs(exact - after) > _ROUNDING * exact).any():
+            return f"{node.name!r} has scales {scales.tolist()} that do not divide its shapes ({before} to {after})"
+        sizes = graph.add_constant(f"{node.name}_sizes", np.asarray(after, np.int64))
+        graph.set_inputs(node, [node.inputs[0], node.input(1), "", sizes])
+    if node.attr("coordinate_transformation_mode") == "half_pixel_symmetric":
+        node.set_attr("coordinate_transformation_mode", "half_pixel")
     return None

@@ -134,6 +134,18 @@ def test_open_shapes_are_refused():
         import_model(qdq_model())
 
 
+@pytest.mark.parametrize("dtype", [TensorProto.BFLOAT16, TensorProto.STRING], ids=TensorProto.DataType.Name)
+@pytest.mark.parametrize("role", ["input", "output"])
+def test_types_that_a_library_cannot_exchange(tmp_path, dtype, role):
+    """They ended as a damaged library, or as a failure of node ''."""
+    kinds = {"input": (FLOAT, [2]), "output": (FLOAT, [2])} | {role: (dtype, [2])}
+    nodes = [node("Cast", "input", "output", to=kinds["output"][0])]
+    loaded = load(build(nodes, {"input": kinds["input"]}, {"output": kinds["output"]}), tmp_path)
+    name = TensorProto.DataType.Name(dtype).lower()
+    with pytest.raises(ModelError, match=rf"^{role} '{role}' of the model holds {name}.*float32"):
+        import_model(loaded)
+
+
 def test_error_of_the_importer_names_the_node(tmp_path, capfd):
     """TVM prints what it fails on and raises anything at all."""
     nodes = [node("Relu", "x", "r"), node("Conv", "r w", "y", name="conv4d")]

@@ -295,10 +295,10 @@ def test_output_shape_out_of_reach_is_refused(tmp_path):
         load(_conv_transpose([12, 13]), tmp_path)
 
 
-def _resize(scales: list[float], shape: list[int], **settings: Any) -> ModelProto:
+def _resize(scales: list[float], shape: list[int], opset: int = 17, **settings: Any) -> ModelProto:
     nodes = [node("Resize", "x - s", "y", name="up", **settings)]
     out = [int(size * scale) for size, scale in zip(shape, scales, strict=True)]
-    return build(nodes, {"x": (FLOAT, shape)}, {"y": (FLOAT, out)}, {"s": np.array(scales, np.float32)})
+    return build(nodes, {"x": (FLOAT, shape)}, {"y": (FLOAT, out)}, {"s": np.array(scales, np.float32)}, opset)
 
 
 @pytest.mark.parametrize("scales", [[1, 1, 2, 2], [1, 1, 1.5, 0.5], [1, 1, 1.1, 1]], ids=str)
@@ -307,6 +307,16 @@ def test_resize_scales_become_sizes(tmp_path, mode, scales):
     model = _resize(scales, [1, 2, 10, 4], mode=mode)
     loaded = load(model, tmp_path)
     assert len(loaded.graph.node[0].input) == 4
+    assert_same_answer(model, loaded, {"x": floats((1, 2, 10, 4))}, steps=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_half_pixel_symmetric_is_half_pixel(tmp_path, mode):
+    """TVM lacks it, and failed in code generation, which knows no node."""
+    settings = {"mode": mode, "coordinate_transformation_mode": "half_pixel_symmetric"}
+    model = _resize([1, 1, 1.5, 0.5], [1, 2, 10, 4], 19, **settings)
+    loaded = load(model, tmp_path)
+    assert {a.name: a.s for a in loaded.graph.node[0].attribute}["coordinate_transformation_mode"] == b"half_pixel"
     assert_same_answer(model, loaded, {"x": floats((1, 2, 10, 4))}, steps=1e-5)
 
 

@@ -238,6 +238,14 @@ def test_tensor_written_twice(tmp_path):
         load(model, tmp_path)
 
 
+def test_two_outputs_of_one_name(tmp_path):
+    """Valid to ONNX and onnxruntime; the manifest of the library was called damaged."""
+    model = _two_nodes("x x", "x a")
+    model.graph.output.append(model.graph.output[0])
+    with pytest.raises(ModelError, match="two graph outputs have the name 'y'"):
+        load(model, tmp_path)
+
+
 def test_shapes_that_do_not_fit(tmp_path):
     nodes = [node("MatMul", "x w", "y", name="mm")]
     model = build(nodes, {"x": (FLOAT, [1, 4])}, {"y": (FLOAT, [1, 2])}, {"w": np.zeros((3, 2), np.float32)})

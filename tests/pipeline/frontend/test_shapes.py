@@ -103,6 +103,14 @@ def test_data_dependent_shape_names_the_node(tmp_path):
         load(model, tmp_path)
 
 
+def test_output_without_elements(tmp_path):
+    """It was said to have no static shape."""
+    nodes = [node("Slice", "x one one", "y")]
+    model = build(nodes, {"x": (FLOAT, [4, 3])}, {"y": (FLOAT, [0, 3])}, {"one": np.array([1])})
+    with pytest.raises(ModelError, match=r"output 'y' has no elements: its shape is \[0, 3\]"):
+        load(model, tmp_path)
+
+
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 12, 13, 17, 21])
 def test_opsets(tmp_path, opset):
     """Old models are converted: Softmax flattened, Squeeze had its axes as an attribute before 13."""
