@@ -131,5 +131,6 @@ _REFUSED_TYPES: dict[str, frozenset[int]] = {
     "Pow": _INTEGERS,
     "ReduceMean": _INTEGERS,
     "Sign": _UNSIGNED,
+    "TopK": frozenset((TensorProto.INT16, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64)),
 }
 """Element types that ONNX allows and TVM has no kernel for, or one with a result of another type."""
