@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import tvm
 from onnx import numpy_helper
+from tvm import relax
 
 from pipeline import targets
 from pipeline.data import InputSpec, Preprocessing
@@ -102,6 +103,7 @@ def compile(
     tell("generate code", 0.5)
     table, constants = KernelTable(), SeparateConstants()
     executable = _generate_code(module, deploy, table, constants)
+    _check_results(table.module, lowered.signature)
     tell("link", 0.95)
     integer = sum(r.kind == INTEGER for r in lowered.reports)
     path = package(
@@ -216,6 +218,19 @@ def _generate_code(
     except Exception as error:  # TVM raises many types, none of which means anything to a user
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(f"code generation for {target.name} failed: {lines[-1]}") from error
+
+
+def _check_results(module: tvm.IRModule, signature: Signature) -> None:
+    """Refuse a library whose results are not what its manifest says: some kernels of TVM change the type."""
+    result = module["main"].ret_ty
+    types = result.fields if isinstance(result, relax.TupleType) else [result]
+    for info, kind in zip(signature.outputs, types, strict=True):
+        made = TensorInfo(info.name, tuple(int(size) for size in kind.shape), str(kind.dtype), info.quantization)
+        if made != info:
+            raise UnsupportedOperatorError(
+                f"TVM computes one of the operators before output {info.name!r} in another type: its result would be "
+                f"'{made}' instead of '{info}'. Put a Cast to float32 before that operator, or cut the graph there."
+            )
 
 
 def _signature(imported: ImportedModel, model: onnx.ModelProto) -> Signature:

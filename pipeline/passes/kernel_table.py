@@ -44,12 +44,17 @@ class KernelTable:
         if info.name == _LAST_PASS_WITH_NAMES:
             self._module = module
 
-    def kernels(self, node_names: Mapping[str, str]) -> tuple[Kernel, ...]:
-        """The calls of kernels in execution order; ``node_names`` maps variables to nodes of the ONNX file."""
+    @property
+    def module(self) -> tvm.IRModule:
+        """The last module with names; every operator in it is a kernel."""
         if self._module is None:
             raise RuntimeError(f"tvm.compile ran no pass {_LAST_PASS_WITH_NAMES}")
-        graph = Graph(self._module)
-        found = (kernel_of(self._module, call, var.name) for var, call in graph.bindings if op_name(call) in _CALLS)
+        return self._module
+
+    def kernels(self, node_names: Mapping[str, str]) -> tuple[Kernel, ...]:
+        """The calls of kernels in execution order; ``node_names`` maps variables to nodes of the ONNX file."""
+        bindings = Graph(self.module).bindings
+        found = (kernel_of(self.module, call, var.name) for var, call in bindings if op_name(call) in _CALLS)
         return tuple(_renamed(kernel, node_names) for kernel in found)
 
 

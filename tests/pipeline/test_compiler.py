@@ -142,6 +142,19 @@ def test_each_phase_is_written_and_told(tmp_path: Path) -> None:
     assert len({phase for phase, _ in told}) == len(told)
 
 
+def test_result_of_another_type_than_the_manifest_says(tmp_path: Path) -> None:
+    """The kernel of GridSample gives float32 whatever it is given, and the library gave it too."""
+    tensor, half = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT16
+    inputs = [tensor("x", half, [1, 2, 5, 5]), tensor("grid", half, [1, 3, 3, 2])]
+    node = onnx.helper.make_node("GridSample", ["x", "grid"], ["y"])
+    graph = onnx.helper.make_graph([node], "half", inputs, [tensor("y", half, [1, 2, 3, 3])])
+    path, output = tmp_path / "half.onnx", tmp_path / "half.so"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(UnsupportedOperatorError, match=r"'y: float32\[1, 2, 3, 3\]' instead of 'y: float16"):
+        pipeline.compile(path, "llvm", output=output)
+    assert not output.exists()
+
+
 def _half_float_model() -> onnx.ModelProto:
     """Two operators without an integer form, and a convolution."""
     model = qdq.Model()
