@@ -11,6 +11,7 @@ or fold into quantised weights (rule 2 applies: their integers must stay as they
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
 from pipeline.errors import ModelError
 from pipeline.frontend.graph import Array, Graph, Node, new_node
@@ -62,7 +63,7 @@ def _as_mul_add(graph: Graph, node: Node, factor: Array, offset: Array) -> list[
     rank = graph.rank(node.inputs[0])
     if rank is None or rank < 2:
         return None
-    dtype = np.float16 if graph.dtype(node.inputs[0]) == 10 else np.float32
+    dtype = helper.tensor_dtype_to_np_dtype(graph.dtype(node.inputs[0]))
     along = (-1, *([1] * (rank - 2)))
     scale = graph.add_constant(f"{node.name}_factor", factor.astype(dtype).reshape(along))
     shift = graph.add_constant(f"{node.name}_offset", offset.astype(dtype).reshape(along))

@@ -185,6 +185,17 @@ def test_batch_norm_that_cannot_fold_becomes_mul_add(tmp_path, case):
     assert_same_answer(model, loaded, {"x": floats((1, 3, 4, 4))}, steps=1e-5)
 
 
+def test_batch_norm_of_float64(tmp_path):
+    """Its constants were float32, which no Mul takes beside float64."""
+    kind = {"x": (TensorProto.DOUBLE, [2, 3, 4, 4])}
+    values = {name: value.astype(np.float64) for name, value in _batch_norm_values(3).items()}
+    nodes = [node("BatchNormalization", "x g b m v", "y", name="bn")]
+    model = build(nodes, kind, {"y": (TensorProto.DOUBLE, [2, 3, 4, 4])}, values)
+    loaded = load(model, tmp_path)
+    assert op_types(loaded) == ["Mul", "Add"]
+    assert_same_answer(model, loaded, {"x": floats((2, 3, 4, 4)).astype(np.float64)}, steps=1e-9)
+
+
 def test_batch_norm_with_a_negative_variance(tmp_path):
     values = {**_batch_norm_values(3), "v": np.array([1, -1, 1], np.float32)}
     nodes = [node("BatchNormalization", "x g b m v", "y", name="bn")]
