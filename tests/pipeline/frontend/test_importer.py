@@ -162,7 +162,8 @@ def test_error_of_the_importer_names_the_node(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("maker", "constants", "kind", "message"),
     [
-        (node("OneHot", "n depth values", "y", name="hot"), {"depth": np.int64(4), "values": np.float32([0, 1])},
+        (node("OneHot", "n depth values", "y", name="hot"),
+         {"depth": np.int64(4), "values": np.array([0, 1], np.float32)},
          (FLOAT, [3, 4]), r"'hot' \(OneHot\) makes float64\[3, 4\] of 'y', which is float32\[3, 4\]"),
         (node("Dropout", "x", "kept y", name="drop"), {},
          (TensorProto.BOOL, [3]), r"'drop' \(Dropout\) makes float32\[3\] of 'y', which is bool\[3\]"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import TensorProto
@@ -14,7 +16,8 @@ from tests.pipeline.frontend.models import build, load, node
 @pytest.mark.parametrize("setting", ["detect_negative", "detect_positive"])
 def test_is_inf_of_one_sign(tmp_path, setting):
     """The importer reads neither attribute."""
-    nodes = [node("IsInf", "x", "y", name="check", **{setting: 0})]
+    one_sign: dict[str, Any] = {setting: 0}
+    nodes = [node("IsInf", "x", "y", name="check", **one_sign)]
     model = build(nodes, {"x": (TensorProto.FLOAT, [4])}, {"y": (TensorProto.BOOL, [4])})
     with pytest.raises(UnsupportedOperatorError, match=f"'check' \\(IsInf.*one sign alone.*{setting}=0"):
         load(model, tmp_path)

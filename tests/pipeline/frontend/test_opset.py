@@ -17,7 +17,8 @@ FLOAT = TensorProto.FLOAT
 def _resize(mode: str, scales: list[float], opset: int, shape: tuple[int, ...] = (1, 1, 10, 6)) -> ModelProto:
     """Resize-10, Upsample-9 or Upsample-7, whose scales are an attribute."""
     operator = "Resize" if opset == 10 else "Upsample"
-    inputs, settings = ("x", {"scales": [float(scale) for scale in scales]}) if opset == 7 else ("x s", {})
+    settings: dict[str, Any] = {"scales": [float(scale) for scale in scales]} if opset == 7 else {}
+    inputs = "x" if opset == 7 else "x s"
     out = [int(np.float32(scale) * size) for scale, size in zip(scales, shape, strict=True)]
     constants = {} if opset == 7 else {"s": np.array(scales, np.float32)}
     nodes = [node(operator, inputs, "y", name="up", mode=mode, **settings)]
