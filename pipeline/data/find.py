@@ -92,7 +92,7 @@ def _folder(root: Path, inputs: Sequence[str], label_file: Path | None, classes:
     if not classes:
         return ImageFiles(images)
     beside = label_file or root / FILE_NAME
-    if not beside.is_file():
+    if label_file is None and not beside.is_file():
         return ImageFiles(images, folder_classes(root, images))
     listed = {root / name: label for name, label in named_labels(beside).items()}
     missing = sorted(path for path in listed if path not in set(images))  # counted as unreadable when they are read

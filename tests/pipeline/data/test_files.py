@@ -100,6 +100,13 @@ def save_images(folder, names):
         Image.fromarray(IMAGES[0]).save(path)
 
 
+def test_missing_label_file(tmp_path):
+    """A typing error went unseen where the folders have names of classes, too."""
+    save_images(tmp_path, ["cat/a.png", "dog/b.png"])
+    with pytest.raises(InputError, match=r"cannot read .*typo\.txt"):
+        find_samples([tmp_path], ["x"], tmp_path / "typo.txt")
+
+
 def test_labels_txt(tmp_path):
     """Names with spaces and subfolders; an image that is not listed has no class; a listed one may be missing."""
     save_images(tmp_path, ["a b.png", "sub/c.png", "d.png"])
