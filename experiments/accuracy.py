@@ -6,7 +6,8 @@
 
 The QDQ files of Octet's quantiser, and of onnxruntime's on the same calibration images, run in onnxruntime. That of
 Octet's default is compiled and run as a library, too, and held to that. It also runs in onnxruntime without its graph
-optimisations, operator by operator: what differs there is how far onnxruntime agrees with itself. No image is both
+optimisations, operator by operator as ONNX defines them, and the library is held to that as well: what differs between
+the two is how far onnxruntime agrees with itself. No image is both
 calibrated on and tested on: CIFAR-10 has a training set for the former, the other sets are cut in two halves that
 change places. Those sets are small, so that the rows that are compared with onnxruntime are measured with five such
 splits (5x2 cross-validation: Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification

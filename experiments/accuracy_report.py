@@ -92,7 +92,7 @@ def verdicts(results: Results) -> list[dict[str, Any]]:
     """What was to be shown, a dictionary each with ``model``, ``claim``, ``figures`` and ``holds``."""
     found = []
     for model, rows in results.items():
-        checks = (_accurate(model, rows), _library(rows), _ahead_of_peers(rows), *_narrow(rows))
+        checks = (_accurate(model, rows), *_library(rows), _ahead_of_peers(rows), *_narrow(rows))
         found += [{"model": model, **check} for check in checks if check]
     return found
 
@@ -106,21 +106,29 @@ def _accurate(model: str, rows: dict[Row, Score]) -> dict[str, Any] | None:
     return {"claim": claim, "figures": f"{ours:.2f} ≥ {least:.2f} (FP32 {float_:.2f})", "holds": ours >= least - 1e-9}
 
 
-def _library(rows: dict[Row, Score]) -> dict[str, Any] | None:
+def _library(rows: dict[Row, Score]) -> list[dict[str, Any]]:
+    """Against both ways in which onnxruntime runs the file: as ONNX defines it, and with the kernels that users get."""
     if DEFAULT not in rows:
-        return None
+        return []
     ours = rows[DEFAULT]
     library, literal = ours.library_top1, ours.literal_top1
     if library is None or literal is None:
-        return None
-    changed = (_listed(counts) for counts in (ours.library_other_class, ours.literal_other_class) if counts)
-    figures = (
-        f"{library:.2f} compiled; onnxruntime {ours.top1:.2f} optimised, {literal:.2f} operator by operator; "
-        f"images of another class than optimised: {' and '.join(changed)}"
-    )
-    # One image of few must not decide.
-    holds = abs(library - ours.top1) <= max(0.1, 100 / ours.images) + 1e-9
-    return {"claim": "compiled as accurate as the QDQ file", "figures": figures, "holds": holds}
+        return []
+    between, own = (_listed(counts) for counts in (ours.library_other_class, ours.literal_other_class) if counts)
+    allowed = max(0.1, 100 / ours.images) + 1e-9  # One image of few must not decide.
+    return [
+        {
+            "claim": "compiled as accurate as the QDQ file, operator by operator",
+            "figures": f"{library:.2f} compiled, {literal:.2f}",
+            "holds": abs(library - literal) <= allowed,
+        },
+        {
+            "claim": "compiled as accurate as onnxruntime's fused kernels",
+            "figures": f"{library:.2f} compiled, {ours.top1:.2f}; images of another class than these choose: "
+            f"{between} compiled, {own} operator by operator",
+            "holds": abs(library - ours.top1) <= allowed,
+        },
+    ]
 
 
 def _ahead_of_peers(rows: dict[Row, Score]) -> dict[str, Any] | None:

@@ -49,6 +49,8 @@ from pipeline.tuning.worker import Worker
 RESULTS, LOGS = ROOT / "experiments" / "results", ROOT / "build" / "search"
 PACKAGES = ("apache-tvm", "xgboost-cpu")
 GUIDED, RANDOM = "guided", "random"
+PANELS = 2
+"""Of a network, in the figure; the JSON file has all."""
 COLOURS = {GUIDED: "#c1272d", RANDOM: "#1f5fa8"}
 
 
@@ -165,13 +167,19 @@ def shape_of(task: str) -> str:
 
 
 def draw(curves: Sequence[Curve], confirmed: Mapping[str, float], title: str, path: Path) -> None:
-    """A panel for each task: the mean of the seeds, their range shaded, the default, and what was confirmed."""
+    """A panel for each of the first tasks of each network, which are the most expensive ones.
+
+    The mean of the seeds, their range shaded, the default, and what was confirmed.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    tasks = list(dict.fromkeys(curve.task for curve in curves))
+    by_network: dict[str, dict[str, None]] = {}
+    for curve in curves:
+        by_network.setdefault(curve.network, {})[curve.task] = None
+    tasks = [task for own in by_network.values() for task in list(own)[:PANELS]]
     columns = min(4, len(tasks))
     rows = -(-len(tasks) // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.9 * rows), squeeze=False, layout="constrained")
