@@ -101,6 +101,21 @@ print(os.waitpid(child, 0)[1], np.array_equal(model(x), reference))
     assert done.stdout.split() == ["0", "True"], done.stderr
 
 
+def test_workers_without_work_sleep(libraries):
+    """They went on for 0.1 s of CPU time, on a busy machine for minutes, and the end of the process waited for them."""
+    program = f"""
+import sys; sys.path[:0] = {[str(Path.cwd()), *sys.path]!r}
+import time, numpy as np
+from pipeline.runtime import load
+load({str(libraries["busy"])!r}, threads=2)(np.ones(64, "float32"))
+before = time.process_time()
+time.sleep(1)
+print(time.process_time() - before < 0.02)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True"], done.stderr
+
+
 def test_fork_in_the_middle_of_a_call(libraries):
     """The lock of a call that ended with its thread was waited for, for ever."""
     program = f"""
