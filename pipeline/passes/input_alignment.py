@@ -20,7 +20,7 @@ ANY_ARRAY = 8
 
 
 def accept_unaligned_inputs(module: tvm.IRModule, alignment: int = ANY_ARRAY) -> tvm.IRModule:
-    """The module, with kernels of their own where an input is read, or a view of one, for inputs of ``alignment``.
+    """The module, with kernels of their own where an input is read, for inputs of ``alignment`` bytes.
 
     An input that something else than a kernel reads keeps its alignment, see :func:`input_alignment`.
     """
@@ -66,19 +66,13 @@ class _Relaxer(Rewriter):
         if op_name(value) != "relax.call_tir":
             return value
         arguments = value.args[1].fields
-        unaligned = [i for i, a in enumerate(arguments) if self._viewed(a) in self.graph.function.params]
+        unaligned = [i for i, a in enumerate(arguments) if a in self.graph.function.params]
         if not unaligned:
             return value
         kernel = _with_alignment(self.graph.module[value.args[0]], unaligned, self._alignment)
         self._replaced.add(value.args[0])
         callee = self.builder.add_func(kernel, f"{value.args[0].name_hint}_unaligned")
         return relax.Call(value.op, [callee, *value.args[1:]], value.attrs, value.ty_args)
-
-    def _viewed(self, argument: relax.Expr) -> relax.Expr:
-        """What ``argument`` lies in, if it is a view."""
-        while op_name(definition := self.definition(argument)) == "relax.reshape":
-            argument = definition.args[0]
-        return argument
 
 
 def _with_alignment(kernel: tirx.PrimFunc, indices: list[int], alignment: int) -> tirx.PrimFunc:

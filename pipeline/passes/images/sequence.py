@@ -3,6 +3,7 @@
 1. Threads share the images; a thread has one workspace for all the images it computes.
 2. Intermediate results lie in the workspace. Inputs and results are read and written where the caller has them; only a
    result whose images are no multiple of a cache line long is copied there, because kernels write to aligned memory.
+   An input of which a kernel reads a view is copied into the workspace: such a kernel reads aligned memory only.
 3. The kernels' own parallel loops become serial ones.
 """
 
@@ -100,9 +101,12 @@ class SequenceBuilder:
         self._results: list[relax.Var] = list(graph.output.fields)
         self._calls: list[tuple[relax.Var, relax.Call]] = []
         self._origin: dict[relax.Var, relax.Expr] = {}
+        self._copied: set[relax.Var] = set()
+        """Inputs that have to be aligned."""
         for var, value in graph.bindings:
             if op_name(value) == "relax.reshape":
                 self._origin[var] = value.args[0]
+                self._copied |= {self._source(var)} & set(self._params)
             elif isinstance(value, relax.Call):
                 self._calls.append((var, value))
         self._constants: list[Constant] = []
@@ -161,7 +165,7 @@ class SequenceBuilder:
         return dict(zip(kept, offsets, strict=True)), size
 
     def _is_callers(self, var: relax.Var) -> bool:
-        return var in self._params or (var in self._results and _tensor(var).aligned)
+        return (var in self._params and var not in self._copied) or (var in self._results and _tensor(var).aligned)
 
     def _body(
         self,
@@ -188,6 +192,9 @@ class SequenceBuilder:
             args = (address(expr), shape, 0, len(tensor.shape), tirx.const(0, tensor.dtype), 0)
             return tirx.call_intrin("handle", "tirx.tvm_stack_make_array", *args)
 
+        for param, buffer in zip(self._params, inputs, strict=True):
+            if param in self._copied:
+                _copy_in(workspace, offsets[param], buffer, image, _tensor(param))
         first_stamp = image * (len(self._calls) + 1)
         for step, (var, call) in enumerate(self._calls):
             stamp(first_stamp + step)
@@ -199,9 +206,20 @@ class SequenceBuilder:
                 _copy_out(workspace, offsets[self._source(result)], buffer, image, _tensor(result))
 
 
-def _copy_out(workspace: Any, offset: int, result: Any, image: Expr, tensor: _Tensor) -> None:
+def _in_workspace(workspace: Any, offset: int, tensor: _Tensor) -> Any:
     first = offset // tvm.DataType(tensor.dtype).itemsize
-    source = builder.decl_buffer((tensor.elements,), tensor.dtype, data=workspace.data, elem_offset=first)
+    return builder.decl_buffer((tensor.elements,), tensor.dtype, data=workspace.data, elem_offset=first)
+
+
+def _copy_in(workspace: Any, offset: int, values: Any, image: Expr, tensor: _Tensor) -> None:
+    source = view(values, (int(values.shape[0]) * tensor.elements,))
+    target = _in_workspace(workspace, offset, tensor)
+    with builder.serial(0, tensor.elements) as i:
+        builder.buffer_store(target, source[image * tensor.elements + i], [i])
+
+
+def _copy_out(workspace: Any, offset: int, result: Any, image: Expr, tensor: _Tensor) -> None:
+    source = _in_workspace(workspace, offset, tensor)
     target = view(result, (int(result.shape[0]) * tensor.elements,))
     with builder.serial(0, tensor.elements) as i:
         builder.buffer_store(target, source[i], [image * tensor.elements + i])
