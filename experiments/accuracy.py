@@ -7,11 +7,13 @@
 The QDQ files of Octet's quantiser, and of onnxruntime's on the same calibration images, run in onnxruntime. That of
 Octet's default is compiled and run as a library, too, and held to that. It also runs in onnxruntime without its graph
 optimisations, operator by operator as ONNX defines them, and the library is held to that as well: what differs between
-the two is how far onnxruntime agrees with itself. No image is both
-calibrated on and tested on: CIFAR-10 has a training set for the former, the other sets are cut in two halves that
-change places. Those sets are small, so that the rows that are compared with onnxruntime are measured with five such
-splits (5x2 cross-validation: Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification
-Learning Algorithms", Neural Computation 10, 1998), and their figures are means over them.
+the two is how far onnxruntime agrees with itself.
+
+No image is both calibrated on and tested on: CIFAR-10 has a training set for the former, the other sets are cut in two
+halves that change places. Those sets are small, so that the rows that are compared with onnxruntime are measured with
+five such splits (5x2 cross-validation: Dietterich, "Approximate Statistical Tests for Comparing Supervised
+Classification Learning Algorithms", Neural Computation 10, 1998), and their figures are means over them.
+
 The exit code is 1 where something does not hold that the last table lists.
 
 The models and images are third-party data that do not come with Octet; see real_data.py.

@@ -24,6 +24,14 @@ def _score(right: int, images: int = 1000) -> Score:
     return Score(images, (right,), (images,), 30.0)
 
 
+def _with_library(right: tuple[int, int], literal: tuple[int, int]) -> Score:
+    """Of two splits, in which the fused kernels get 897 of 1,000 right."""
+    return Score(
+        1000, (897, 897), (1000, 1000), 30.0,
+        library_right=right, library_other_class=(2, 1), literal_right=literal, literal_other_class=(2, 1),
+    )  # fmt: skip
+
+
 def _held(results: Results) -> dict[str, bool]:
     return {verdict["claim"]: verdict["holds"] for verdict in verdicts(results)}
 
@@ -208,24 +216,12 @@ def test_promises_hold_at_their_edges(results: Results) -> None:
         ),
         (
             DEFAULT,
-            replace(
-                Score(1000, (897, 897), (1000, 1000), 30.0),
-                library_right=(895, 896),
-                library_other_class=(2, 1),
-                literal_right=(895, 896),
-                literal_other_class=(2, 1),
-            ),
+            _with_library((895, 896), (895, 896)),
             "compiled as accurate as onnxruntime's fused kernels",
         ),
         (
             DEFAULT,
-            replace(
-                Score(1000, (897, 897), (1000, 1000), 30.0),
-                library_right=(897, 896),
-                library_other_class=(2, 1),
-                literal_right=(895, 895),
-                literal_other_class=(2, 1),
-            ),
+            _with_library((897, 896), (895, 895)),
             "compiled as accurate as the QDQ file, operator by operator",
         ),
     ],
