@@ -37,11 +37,18 @@ BLOCK, VECTORS, ROWS = 64, 4, 4
 MAX_KERNEL_ROWS = ROWS
 """Taller windows would need a second interleaving."""
 
-PREFERRED_COLUMNS, MAX_COLUMNS = 4, 6
-"""Steps side by side in a tile, at most: at 4, 16 of the 32 registers hold their sums, at 6, 24."""
+MAX_COLUMNS = 6
+"""Steps side by side in a tile: 24 of the 32 registers hold their sums."""
 
-COLUMN_INSTRUCTIONS, STEP_INSTRUCTIONS = 8, 27
-"""The unpacks of an image column; products and epilogue of a step."""
+UNROLLED_TILES = 3
+"""Tiles of a row, at most, that have no loop: each knows its columns and which are outside."""
+
+LOOP_COLUMNS, UNROLLED_COLUMNS = {1: 4, 2: 2}, {1: 5, 2: 3}
+"""By the horizontal stride (that of 2 or more): steps of a tile in a loop, and at most in one of the unrolled. With a
+stride the tile reads twice as many columns for them, which need registers as well."""
+
+PARTIAL_COLUMNS = 2
+"""Steps of a tile where some are of several pixels each: every one of those is put together from pieces."""
 
 _BYTE = np.array([16 * q + 4 * v + e for v in range(VECTORS) for q in range(4) for e in range(4)])
 """Byte, of a step, of each sum in the order of the vectors."""
@@ -91,8 +98,11 @@ class InterleavedDepthwise(Template):
         return {"columns": tuple(range(1, min(MAX_COLUMNS, problem.output_size[1]) + 1))}
 
     def default(self, problem: Conv2d, dot: DotProduct) -> Knobs:
-        choices = range(1, min(PREFERRED_COLUMNS, problem.output_size[1]) + 1)
-        return {"columns": min(choices, key=lambda columns: _instructions(problem, columns))}
+        width, stride = problem.output_size[1], min(problem.strides[1], 2)
+        if any(group.outputs > 1 for group in _groups(padded_channels(problem.oc))):
+            return {"columns": min(PARTIAL_COLUMNS, width)}
+        even = -(-width // UNROLLED_TILES)
+        return {"columns": even if even <= UNROLLED_COLUMNS[stride] else LOOP_COLUMNS[stride]}
 
     def build(self, problem: Conv2d, dot: DotProduct, knobs: Knobs) -> tvm.tirx.PrimFunc:
         return depthwise_conv2d(problem, knobs["columns"])
@@ -102,14 +112,6 @@ class InterleavedDepthwise(Template):
     ) -> list[np.ndarray]:
         weight, *vectors = arrays
         return [_pack_weight(weight, problem), *(_pack_channels(v, problem) for v in vectors)]
-
-
-def _instructions(problem: Conv2d, columns: int) -> int:
-    """Of a row of the result and 64 channels."""
-    read = len(
-        {o * problem.strides[1] + k * problem.dilation[1] for o in range(columns) for k in range(problem.kernel[1])}
-    )
-    return -(-problem.output_size[1] // columns) * (read * COLUMN_INSTRUCTIONS + columns * STEP_INSTRUCTIONS)
 
 
 def _channel_order(channels: int) -> np.ndarray:
