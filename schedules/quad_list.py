@@ -313,7 +313,8 @@ def _tile(
     def widened(total: Expr) -> Expr:
         return _call("llvm.x86.avx2.pmadd.wd", "int32x8", total, tirx.Broadcast(tirx.const(1, "int16"), 16))
 
-    pairs, singles, wide, end = [builder.bind(starts[LISTS * block + i]) for i in range(LISTS + 1)]
+    # In 64 bits, as addresses are: the loops would widen 32 in every turn.
+    pairs, singles, wide, end = [builder.bind(starts[LISTS * block + i].astype("int64")) for i in range(LISTS + 1)]
     with builder.serial(0, (singles - pairs) // 2) as i:
         accumulate(pairs + 2 * i, 2, of_bytes, widened)
     with builder.serial(0, wide - singles) as i:
