@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from pipeline.errors import ModelError, UnsupportedOperatorError
 
 _FUNCTION = "main"
+
+_IMPORTING = threading.Lock()
+"""Output and warnings are redirected for the whole process: threads that did it at once would restore each other's."""
 
 
 class _NamingImporter(onnx_frontend.ONNXGraphImporter):
@@ -62,7 +66,7 @@ def to_relax(model: ModelProto) -> tuple[tvm.IRModule, dict[str, str]]:
     printed = io.StringIO()
     try:
         # The importer prints what it fails on and warns of names it changes; the exception says it better.
-        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+        with _IMPORTING, contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = importer.from_onnx(model.graph, opset)
     except Exception as error:  # TVM raises everything from AssertionError to TVMError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,6 +46,14 @@ def test_inputs_and_outputs_in_order(tmp_path):
     left, right = _call(imported.module, a, b)
     np.testing.assert_array_equal(left, np.maximum(b, 0))
     np.testing.assert_array_equal(right, -a)
+
+
+def test_threads_import_at_once(tmp_path):
+    """Each restored the standard output that it had found, which was another's: what was printed later was lost."""
+    loaded, output = load(qdq_model(), tmp_path), sys.stdout
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: import_model(loaded), range(24)))
+    assert sys.stdout is output
 
 
 def test_one_output_is_a_tensor(tmp_path):
