@@ -73,7 +73,7 @@ MIN_TASKS = 12
 """With fewer tasks threads would wait for each other."""
 
 L2_WEIGHTS = 5 * 2**18
-"""Larger weights are passed once, for all images together."""
+"""Larger weights are passed once, for all images together, unless the panel of those is larger still."""
 
 THIRD_PLANE_PRODUCTS = 128
 """Products of an activation from which on a third order of the activations saves more than its copy costs."""
@@ -156,7 +156,8 @@ def _choose_columns(problem: Conv2d, planes: int) -> int:
     """Pixels of the panels of a convolution of 1x1."""
     outputs = problem.n * math.prod(problem.output_size)
     most = max(2 * outputs // MIN_TASKS, MIN_COLUMNS)
-    enough = [c for c in divisors(outputs, most) if c >= MIN_COLUMNS] or [outputs]
+    wide = [c for c in divisors(outputs, outputs) if c >= MIN_COLUMNS] or [outputs]
+    enough = [c for c in wide if c <= most] or wide[:1]
     fitting = [c for c in enough if c * problem.x_channels * (planes + 2) <= PANEL_BYTES] or enough[:1]
     return min(fitting, key=lambda c: (-(-c // PIXELS) / c, -c))
 
@@ -164,7 +165,8 @@ def _choose_columns(problem: Conv2d, planes: int) -> int:
 def _choose_rows(problem: Conv2d, planes: int) -> int:
     """Output rows of a panel."""
     oh, ow = problem.output_size
-    if problem.oc * problem.ic // problem.groups * math.prod(problem.kernel) > L2_WEIGHTS:
+    weights = problem.oc * problem.ic // problem.groups * math.prod(problem.kernel)
+    if weights > L2_WEIGHTS and panel_of(problem, WHOLE).elements * (planes + 2) < weights:
         return WHOLE
     if problem.kernel == (1, 1):
         return 1
