@@ -166,7 +166,7 @@ def _choose_rows(problem: Conv2d, planes: int) -> int:
     """Output rows of a panel."""
     oh, ow = problem.output_size
     weights = problem.oc * problem.ic // problem.groups * math.prod(problem.kernel)
-    if weights > L2_WEIGHTS and panel_of(problem, WHOLE).elements * (planes + 2) < weights:
+    if weights > L2_WEIGHTS and _panel_bytes(panel_of(problem, WHOLE), planes) < weights:
         return WHOLE
     if problem.kernel == (1, 1):
         return 1
@@ -174,9 +174,14 @@ def _choose_rows(problem: Conv2d, planes: int) -> int:
 
     def copying(rows: int) -> float:
         panel = panel_of(problem, rows)
-        return panel.input_rows / rows * (LARGE_PANEL if panel.elements * (planes + 2) > PANEL_BYTES else 1)
+        return panel.input_rows / rows * (LARGE_PANEL if _panel_bytes(panel, planes) > PANEL_BYTES else 1)
 
     return min(allowed, key=copying, default=WHOLE)
+
+
+def _panel_bytes(panel: Panel, planes: int) -> int:
+    """Of the planes, and of the words."""
+    return panel.elements * (planes + 2)
 
 
 def _is_pointwise(problem: Conv2d) -> bool:
