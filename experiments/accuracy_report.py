@@ -114,7 +114,7 @@ def _library(rows: dict[Row, Score]) -> list[dict[str, Any]]:
     library, literal = ours.library_top1, ours.literal_top1
     if library is None or literal is None:
         return []
-    between, own = (_listed(counts) for counts in (ours.library_other_class, ours.literal_other_class) if counts)
+    between, own = (sum(counts) for counts in (ours.library_other_class, ours.literal_other_class) if counts)
     allowed = max(0.1, 100 / ours.images) + 1e-9  # One image of few must not decide.
     return [
         {
@@ -125,7 +125,7 @@ def _library(rows: dict[Row, Score]) -> list[dict[str, Any]]:
         {
             "claim": "compiled as accurate as onnxruntime's fused kernels",
             "figures": f"{library:.2f} compiled, {ours.top1:.2f}; images of another class than these choose: "
-            f"{between} compiled, {own} operator by operator",
+            f"{between} compiled, {own} operator by operator{_splits(ours.right)}",
             "holds": abs(library - ours.top1) <= allowed,
         },
     ]
@@ -141,16 +141,15 @@ def _ahead_of_peers(rows: dict[Row, Score]) -> dict[str, Any] | None:
 
 
 def _chance(score: Score) -> str:
-    """How many images the default alone, and this one alone, get right; in each split where there are several."""
+    """How many images the default alone, and this one alone, get right, all splits together."""
     if score.right_alone is None or score.default_right_alone is None:
         return ""
-    pairs = zip(score.default_right_alone, score.right_alone, strict=True)
-    images = ", ".join(f"{default} : {own}" for default, own in pairs)
-    return f" ({images} images{'' if score.p_value is None else f', p = {score.p_value:.2f}'})"
+    images = f"{sum(score.default_right_alone)} : {sum(score.right_alone)} images{_splits(score.right)}"
+    return f" ({images}{'' if score.p_value is None else f', p = {score.p_value:.2f}'})"
 
 
-def _listed(counts: Counts) -> str:
-    return ", ".join(map(str, counts))
+def _splits(counts: Counts) -> str:
+    return f" in {len(counts)} splits" if len(counts) > 1 else ""
 
 
 def _narrow(rows: dict[Row, Score]) -> list[dict[str, Any]]:

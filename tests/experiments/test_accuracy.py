@@ -190,13 +190,13 @@ def test_images_that_one_quantiser_alone_gets_right(folder: Path) -> None:
     np.testing.assert_array_equal(ahead, np.subtract(score.right, default.right[:2]))
 
 
-def test_images_of_each_split_are_told(results: Results) -> None:
+def test_images_of_all_splits_are_told(results: Results) -> None:
     results["squeezenet1.1"][PEERS[0]] = replace(
         _score(0), right=(895, 893), right_alone=(6, 1), default_right_alone=(1, 8)
     )
     text = to_markdown(results)
-    assert "89.50; MinMax 89.40 (1 : 6, 8 : 1 images), Entropy 89.50 |" in text
-    assert "images of another class than these choose: 3, 2 compiled, 4, 4 operator by operator |" in text
+    assert "89.50; MinMax 89.40 (9 : 7 images in 2 splits), Entropy 89.50 |" in text
+    assert "images of another class than these choose: 5 compiled, 8 operator by operator in 2 splits |" in text
 
 
 def test_promises_hold_at_their_edges(results: Results) -> None:
