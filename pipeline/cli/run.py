@@ -28,9 +28,11 @@ examples:
   octet run model.so *.jpg --top-k 1 --resize 256              the usual ImageNet crop
   octet run model.so photo.jpg --scale 1 --mean 104 117 123 --colour bgr
   octet run model.so images.npy --output logits.npy            any number of samples along the first dimension
-  octet run model.so ids=ids.npy mask=mask.npy --output out.npz
+  octet run model.so ids=ids.npy mask=mask.npy --output out.npz   any number here, too
 """
 Outputs = dict[str, Array]
+Arrays = Mapping[str, Array]
+Batches = Iterator[tuple[list[str], Arrays, float]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,17 +73,16 @@ def main(options: argparse.Namespace) -> None:
 def _run(model: Model, files: Mapping[str, Sequence[Path]], options: argparse.Namespace) -> tuple[list[str], Outputs]:
     """What each sample is called, and the outputs of all samples joined along the first dimension."""
     images = Images(options, model.manifest)
-    if len(model.inputs) != 1:
-        for name, paths in files.items():
-            if len(paths) != 1:
-                raise InputError(f"input {name!r} gets {len(paths)} files, 1 needed: give NAME=FILE for each input")
-        arrays = {info.name: read(files[info.name][0], info, images.read) for info in model.inputs}
-        return [" ".join(options.inputs)], _by_name(model, model(arrays))
+    if len(model.inputs) == 1:
+        batches = _samples(files[model.inputs[0].name], model.inputs[0], images)
+    else:
+        batches = _samples_of_several(files, model.inputs, images)
     titles: list[str] = []
     results: list[Outputs] = []
     with progress_bar(verbose=options.verbose) as progress:
-        for names, samples, done in _samples(files[model.inputs[0].name], model.inputs[0], images):
-            results.append(_run_samples(model, samples))
+        for names, samples, done in batches:
+            batch = model.inputs[0].shape[0] if _are_samples(samples, model.inputs) else None
+            results.append(run_batch(lambda inputs: _by_name(model, model(dict(inputs))), samples, batch))
             titles += names
             progress("running", done)
     if not results:
@@ -92,14 +93,31 @@ def _run(model: Model, files: Mapping[str, Sequence[Path]], options: argparse.Na
     }
 
 
-def _run_samples(model: Model, samples: Array) -> Outputs:
-    """The outputs for a batch of a model's only input, which may be short."""
-    (info,) = model.inputs
-    batch = info.shape[0] if samples.ndim > 1 and samples.shape[1:] == info.shape[1:] else None
-    return run_batch(lambda inputs: _by_name(model, model(dict(inputs))), {info.name: samples}, batch)
+def _are_samples(arrays: Arrays, inputs: Sequence[TensorInfo]) -> bool:
+    """Whether the first dimension of every input is the batch, and every array has as many samples along it."""
+    counts = {array.shape[:1] for array in arrays.values()}
+    batches = {info.shape[:1] for info in inputs}
+    alike = all(arrays[info.name].shape[1:] == info.shape[1:] for info in inputs)
+    return alike and len(counts) == len(batches) == 1 and any(len(info.shape) > 1 for info in inputs)
 
 
-def _samples(paths: Sequence[Path], info: TensorInfo, images: Images) -> Iterator[tuple[list[str], Array, float]]:
+def _samples_of_several(files: Mapping[str, Sequence[Path]], inputs: Sequence[TensorInfo], images: Images) -> Batches:
+    """As :func:`_samples` for a model of several inputs, each with one file."""
+    for name, paths in files.items():
+        if len(paths) != 1:
+            raise InputError(f"input {name!r} gets {len(paths)} files, 1 needed: give NAME=FILE for each input")
+    arrays = {info.name: read(files[info.name][0], info, images.read) for info in inputs}
+    if not _are_samples(arrays, inputs):
+        yield ["all"], arrays, 1.0  # whole; if a shape is wrong, the model says so
+        return
+    count, batch = len(arrays[inputs[0].name]), inputs[0].shape[0]
+    for start in range(0, count, batch):
+        end = min(start + batch, count)
+        titles = [f"[{index}]" for index in range(start, end)]
+        yield titles, {name: array[start:end] for name, array in arrays.items()}, end / count
+
+
+def _samples(paths: Sequence[Path], info: TensorInfo, images: Images) -> Batches:
     """Batches for a model's only input, what each sample is called, and how much is done (0 to 1).
 
     The last batch may be short. Each file may hold one sample, a batch or any number of samples. Arrays of uint8 for a
@@ -113,16 +131,17 @@ def _samples(paths: Sequence[Path], info: TensorInfo, images: Images) -> Iterato
         if pixels:
             array = array[None] if array.ndim == len(info.shape) - 1 else array
         elif len(info.shape) < 2 or array.shape[1:] != info.shape[1:]:
-            yield [str(path)], array, (number + 1) / len(paths)  # whole; if its shape is wrong, the model says so
+            # Whole; if its shape is wrong, the model says so.
+            yield [str(path)], {info.name: array}, (number + 1) / len(paths)
             continue
         for i, sample in enumerate(array):
             titles.append(str(path) if len(array) == 1 else f"{path}[{i}]")
             waiting.append(images.prepare(sample, info, str(path)) if pixels else sample)
             if len(waiting) == info.shape[0]:
-                yield titles, np.stack(waiting), (number + (i + 1) / len(array)) / len(paths)
+                yield titles, {info.name: np.stack(waiting)}, (number + (i + 1) / len(array)) / len(paths)
                 titles, waiting = [], []
     if waiting:
-        yield titles, np.stack(waiting), 1.0
+        yield titles, {info.name: np.stack(waiting)}, 1.0
 
 
 def top_classes(titles: Sequence[str], scores: Array, info: TensorInfo, k: int, labels: Sequence[str] | None) -> str:

@@ -255,6 +255,24 @@ def test_several_inputs(libraries, capsys, arguments):
     assert "sum: int8(2, 3), 3 to 18, mean 10.5" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_samples_of_several_inputs(libraries, count):
+    """They used to need whole batches, unlike those of a lone input."""
+    a = np.arange(3 * count, dtype="int8").reshape(count, 3)
+    np.savez("both.npz", a=a, b=2 * a)
+    assert run(libraries["pair"], "both.npz", "-o", "y.npz") == 0
+    with np.load("y.npz") as outputs:
+        np.testing.assert_array_equal(outputs["sum"], 3 * a)
+
+
+@pytest.mark.usefixtures("folder")
+def test_inputs_of_unlike_numbers_of_samples(libraries, capsys):
+    np.savez("both.npz", a=A, b=A[:1])
+    assert run(libraries["pair"], "both.npz", "-o", "y.npz") == 2
+    assert "has shape (1, 3), (2, 3) needed" in capsys.readouterr().err
+
+
 def npz(claimed_bytes: int) -> bytes:
     """An archive whose only member, a thousand zeros, claims another size."""
     buffer = io.BytesIO()
