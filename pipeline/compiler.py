@@ -17,7 +17,7 @@ from tvm import relax
 
 from pipeline import targets
 from pipeline.data import InputSpec, Preprocessing
-from pipeline.data.metadata import OPTION, preprocessing_option
+from pipeline.data.metadata import OPTION, model_files, preprocessing_option
 from pipeline.data.preprocessing import fitted
 from pipeline.errors import CompileError, UnsupportedOperatorError
 from pipeline.frontend import ImportedModel, TensorSpec, import_model, load_model
@@ -91,7 +91,7 @@ def compile(
     """
     tell = progress or (lambda _phase, _share: None)
     deploy = targets.resolve(target)
-    check_output(output, keep=[model], error=CompileError)
+    check_output(output, keep=model_files(model), error=CompileError)
     found = find_records(deploy, records)
     dump = IRDump(Path(dump_ir) if dump_ir is not None else None)
     lowered = _lower(model, batch, shapes, dump, tell)

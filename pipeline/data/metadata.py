@@ -47,6 +47,17 @@ def describe_model(path: str | os.PathLike[str]) -> ModelDescription:
     return ModelDescription(inputs, stored_preprocessing(model))
 
 
+def model_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The file of a model and those beside it with its weights; the first alone where it is no ONNX file."""
+    path = Path(path)
+    try:
+        weights = _read(path).graph.initializer
+    except ModelError:
+        return [path]
+    places = {entry.value for tensor in weights for entry in tensor.external_data if entry.key == "location"}
+    return [path, *(path.parent / place for place in sorted(places) if "\0" not in place)]
+
+
 def is_library(path: Path) -> bool:
     """Whether the file at ``path`` is a shared library; raises InputError where it cannot be read."""
     try:

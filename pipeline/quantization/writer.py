@@ -18,6 +18,7 @@ import onnx
 from onnx import ModelProto
 
 from pipeline import __version__
+from pipeline.data.metadata import model_files
 from pipeline.errors import ModelError
 from pipeline.frontend.graph import Graph, Node, new_node
 from pipeline.outputs import check_output, write_output
@@ -162,10 +163,11 @@ def save(model: ModelProto, output: Path) -> None:
     write_output(output, lambda file: file.write(model.SerializeToString(deterministic=True)))
 
 
-def check_model_output(output: str | os.PathLike[str], *inputs: object) -> Path:
-    """The path of the file to write; ``inputs`` are what is read, of which the paths count.
+def check_model_output(output: str | os.PathLike[str], model: str | os.PathLike[str], *inputs: object) -> Path:
+    """The path of the file to write; ``inputs`` are what is read beside ``model``, of which the paths count.
 
     Raises:
-        InputError: before any work is done, where it cannot be written or is one of ``inputs``.
+        InputError: before any work is done, where it cannot be written or is one of the files read.
     """
-    return check_output(output, keep=[value for value in inputs if isinstance(value, (str, os.PathLike))])
+    others = [value for value in inputs if isinstance(value, (str, os.PathLike))]
+    return check_output(output, keep=[*model_files(model), *others])

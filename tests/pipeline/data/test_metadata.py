@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import pipeline
 from pipeline.data import METADATA_KEY, InputSpec, Preprocessing, describe_model, store_preprocessing
-from pipeline.errors import InputError, ModelError
+from pipeline.data.metadata import model_files
+from pipeline.errors import InputError, ModelError, OctetError
 
 RECIPE = Preprocessing((6, 8), 6, "centre", (0.0,) * 3, (1.0,) * 3, 1.0, "nchw", "bgr")
 
@@ -37,6 +38,33 @@ def test_inputs_without_weights(model):
     """Old files list weights among the inputs."""
     assert describe_model(model).inputs == (InputSpec("x", (None, 3, 6, 8), "float32"),)
     assert describe_model(model).preprocessing is None
+
+
+@pytest.fixture
+def weights_apart(model):
+    """The same model with its weights in another file."""
+    loaded, path = onnx.load(model), model.with_name("apart.onnx")
+    (weights,) = loaded.graph.initializer
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights), "w"))  # onnx moves raw data only
+    onnx.save(loaded, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def test_files_of_a_model(model, weights_apart, tmp_path):
+    assert model_files(model) == [model]
+    assert model_files(weights_apart) == [weights_apart, tmp_path / "weights.bin"]
+    assert model_files(tmp_path / "missing.onnx") == [tmp_path / "missing.onnx"]
+
+
+@pytest.mark.parametrize("verb", [pipeline.compile, pipeline.quantize], ids=lambda verb: verb.__name__)
+def test_output_over_the_weights(weights_apart, verb):
+    """The weights of the user's own model were replaced by what was made of it."""
+    weights = weights_apart.with_name("weights.bin")
+    before = weights.read_bytes()
+    more = {"data": []} if verb is pipeline.quantize else {"target": "llvm"}
+    with pytest.raises(OctetError, match=r"the same file is read or written too, as .*weights\.bin"):
+        verb(weights_apart, output=weights, **more)
+    assert weights.read_bytes() == before
 
 
 @pytest.mark.parametrize("size", [-1, 0])
