@@ -127,7 +127,9 @@ _UNSIGNED = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32
 _INTEGERS = _UNSIGNED | {TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64}
 
 _REFUSED_TYPES: dict[str, frozenset[int]] = {
+    **dict.fromkeys(("Acos", "Acosh", "Asin", "Asinh", "Atan", "Cosh", "Sinh"), frozenset((TensorProto.FLOAT16,))),
     "Equal": frozenset((TensorProto.BOOL,)),
+    "LayerNormalization": frozenset((TensorProto.DOUBLE,)),
     "Pow": _INTEGERS,
     "ReduceMean": _INTEGERS,
     "Sign": _UNSIGNED,

@@ -26,7 +26,9 @@ def test_is_inf_of_one_sign(tmp_path, setting):
 @pytest.mark.parametrize(
     ("operator", "inputs", "dtype"),
     [
+        ("Acos", "x", TensorProto.FLOAT16),
         ("Equal", "x x", TensorProto.BOOL),
+        ("LayerNormalization", "x factors", TensorProto.DOUBLE),
         ("Pow", "x x", TensorProto.INT32),
         ("ReduceMean", "x", TensorProto.INT32),
         ("Sign", "x", TensorProto.UINT8),
@@ -36,7 +38,8 @@ def test_is_inf_of_one_sign(tmp_path, setting):
 def test_element_types_without_a_kernel(tmp_path, operator, inputs, dtype):
     """ReduceMean gave int64, TopK failed when it ran; the others failed in code generation, which knows no node."""
     nodes = [node(operator, inputs, "y places" if operator == "TopK" else "y", name="bad")]
-    model = build(nodes, {"x": (dtype, [4])}, {"y": (dtype, ["N"])}, {"two": np.array([2])})
+    constants = {"two": np.array([2]), "factors": np.ones(4)}
+    model = build(nodes, {"x": (dtype, [4])}, {"y": (dtype, ["N"])}, constants)
     loaded = load(model, tmp_path)
     name = TensorProto.DataType.Name(dtype).lower()
     with pytest.raises(UnsupportedOperatorError, match=rf"'bad' \({operator}\): inputs of type {name}"):
