@@ -114,9 +114,13 @@ def calibrate(graph: Graph, model: ModelProto, watched: Sequence[Watched], feeds
     for turn in range(passes):
         due = {name: observer for name, observer in observers.items() if observer.passes > turn}
         tensors = Tensors(graph, model, due, feeds)
+        batch_of: dict[Observer, int] = {}
         for index, values in tensors:
             for name, value in values.items():
-                _observe(graph, due[name], name, value)
+                _require_finite(graph, name, value)
+                observer = due[name]
+                observer.observe(value, same_batch=batch_of.get(observer) == index)
+                batch_of[observer] = index
             # The number of batches shows after the first pass only; until then the bar creeps.
             done = (index + 1) / count if count else 1 - 1 / (1 + index / 50)
             tell((turn + done) / passes)
@@ -126,7 +130,7 @@ def calibrate(graph: Graph, model: ModelProto, watched: Sequence[Watched], feeds
                 entry.observer.next_pass()
 
 
-def _observe(graph: Graph, observer: Observer, name: str, values: np.ndarray) -> None:
+def _require_finite(graph: Graph, name: str, values: np.ndarray) -> None:
     if not (math.isfinite(float(values.max(initial=0))) and math.isfinite(float(values.min(initial=0)))):
         node = graph.producer(name)
         where = f"written by node {node.name!r} ({node.op_type})" if node is not None else "an input of the model"
@@ -135,7 +139,6 @@ def _observe(graph: Graph, observer: Observer, name: str, values: np.ndarray) ->
             f"tensor {name!r}, {where}, holds NaN or infinity in {bad} of {values.size} values on the calibration "
             "data: look at that node's weights and at how the data is preprocessed."
         )
-    observer.observe(values)
 
 
 def _sizes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]) -> dict[str, int]:

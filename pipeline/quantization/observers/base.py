@@ -33,10 +33,14 @@ class Observer(ABC):
         self.high = -np.inf
         """The largest value seen in the first pass."""
         self._pass = 1
+        self._same_batch = False
+        """Whether what is observed belongs to the batch of the call before."""
         self._counts = [0] * self.passes
 
-    def observe(self, values: np.ndarray) -> None:
-        """Take in one batch, of any shape and real type. An empty one is ignored.
+    def observe(self, values: np.ndarray, *, same_batch: bool = False) -> None:
+        """Take in one batch, of any shape and real type, or with ``same_batch`` more of the last one.
+
+        An empty one is ignored.
 
         Raises InputError, which does not know the tensor's name, if a value is NaN or infinite.
         """
@@ -54,6 +58,7 @@ class Observer(ABC):
                 f"the second pass over the calibration data has values in {low:g}..{high:g}, but the first had "
                 f"{self.low:g}..{self.high:g}: both passes must see the same data"
             )
+        self._same_batch = same_batch
         self._observe(flat)
 
     def next_pass(self) -> None:

@@ -24,17 +24,25 @@ class MovingAverageObserver(Observer):
         if not 0 < averaging_constant <= 1:
             raise InputError(f"the averaging constant is {averaging_constant}: choose one above 0, at most 1")
         self.averaging_constant = averaging_constant
-        self._average: tuple[float, float] | None = None
+        self._batch = (np.inf, -np.inf)
+        """The range of the newest batch."""
+        self._before: tuple[float, float] | None = None
+        """The average without it."""
 
     def _observe(self, values: np.ndarray) -> None:
         low, high = float(values.min()), float(values.max())
-        if self._average is None:
-            self._average = (low, high)
-        else:
-            old_low, old_high = self._average
-            constant = self.averaging_constant
-            self._average = (old_low + constant * (low - old_low), old_high + constant * (high - old_high))
+        if self._same_batch:
+            low, high = min(low, self._batch[0]), max(high, self._batch[1])
+        elif not np.isinf(self._batch).any():
+            self._before = self._average()
+        self._batch = (low, high)
+
+    def _average(self) -> tuple[float, float]:
+        if self._before is None:
+            return self._batch
+        (old_low, old_high), (low, high) = self._before, self._batch
+        constant = self.averaging_constant
+        return old_low + constant * (low - old_low), old_high + constant * (high - old_high)
 
     def _range(self) -> tuple[float, float]:
-        assert self._average is not None
-        return self._average
+        return self._average()

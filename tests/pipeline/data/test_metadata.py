@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import onnx
 import pytest
@@ -61,7 +62,7 @@ def test_output_over_the_weights(weights_apart, verb):
     """The weights of the user's own model were replaced by what was made of it."""
     weights = weights_apart.with_name("weights.bin")
     before = weights.read_bytes()
-    more = {"data": []} if verb is pipeline.quantize else {"target": "llvm"}
+    more: dict[str, Any] = {"data": []} if verb is pipeline.quantize else {"target": "llvm"}
     with pytest.raises(OctetError, match=r"the same file is read or written too, as .*weights\.bin"):
         verb(weights_apart, output=weights, **more)
     assert weights.read_bytes() == before

@@ -17,7 +17,7 @@ from pipeline.quantization import calibration
 from pipeline.quantization.calibration import Tensors, Watched, calibrate
 from pipeline.quantization.feeds import Feeds
 from pipeline.quantization.model import load_float_graph
-from pipeline.quantization.observers import Observer
+from pipeline.quantization.observers import MovingAverageObserver, Observer
 from tests.pipeline.frontend.models import build
 from tests.pipeline.quantization.networks import Net, batches, node, run, save
 
@@ -80,6 +80,20 @@ def test_two_passes_and_one_side_by_side(tmp_path):
     assert len(twice.seen) == 2 * 3
     np.testing.assert_array_equal(np.concatenate(twice.seen[:3]), np.concatenate(twice.seen[3:]))
     assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize("budget", [2**30, 1], ids=["whole", "single"])
+def test_moving_average_counts_batches_and_not_pieces(tmp_path, monkeypatch, budget):
+    """It moved once a piece and tensor, so that what memory there was and what else was watched changed the range."""
+    monkeypatch.setattr(calibration, "RUN_BYTES", budget)
+    graph = _network(tmp_path)
+    model, data = graph.to_model(), batches(3)
+    observer = MovingAverageObserver(symmetric=False, averaging_constant=0.5)
+    calibrate(graph, model, [Watched(["a", "r"], observer)], Feeds(data, graph.inputs), lambda _: None)
+    seen = Recorder()
+    calibrate(graph, model, [Watched(["a"], seen)], Feeds(data, graph.inputs), lambda _: None)
+    lows, highs = ([f(batch) for batch in np.split(np.concatenate(seen.seen), 3)] for f in (np.min, np.max))
+    assert observer.range() == pytest.approx(tuple(0.25 * a + 0.25 * b + 0.5 * c for a, b, c in (lows, highs)))
 
 
 def test_generator_is_read_once(tmp_path):
