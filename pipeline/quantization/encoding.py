@@ -40,13 +40,18 @@ class Encoding:
     layers: dict[str, LayerEncoding]
 
 
-def make_observers(graph: Graph, placement: Placement, options: Options) -> dict[int, Observer]:
-    """By index of the group, the observer of each group that is watched: neither fixed nor overridden."""
+def make_observers(graph: Graph, placement: Placement, options: Options, *, has_data: bool) -> dict[int, Observer]:
+    """By index of the group, the observer of each group that is watched: no override says its range.
+
+    Without data, a natural range is one that need not be observed.
+    """
     edges = {value.name for value in (*graph.inputs, *graph.outputs)}
     observers: dict[int, Observer] = {}
     for index, group in enumerate(placement.groups):
         wish = _override(group, options)
         if not group.sources or (wish is not None and wish.observer is None):
+            continue
+        if group.natural is not None and not has_data:
             continue
         name = options.io_observer if edges.intersection(group.members) else options.observer
         own = options.observer_options if name == options.observer else {}
@@ -181,10 +186,19 @@ def _group_parameters(group: Group, options: Options, observer: Observer | None)
     if wish is not None and wish.range is not None:
         low, high = wish.range
     else:
-        low, high = observer.range() if observer is not None else (0.0, 0.0)
+        low, high = observer.range() if observer is not None else group.natural or (0.0, 0.0)
+        if group.natural is not None and wish is None:
+            low, high = _within_natural(low, high, group.natural)
         if group.low is not None and group.high is not None:
             low, high = min(low, group.low), max(high, group.high)
     return _parameters(low, high, options)
+
+
+def _within_natural(low: float, high: float, natural: tuple[float, float]) -> tuple[float, float]:
+    """The natural range, for whose scale runtimes have tables, unless what was observed needs less than half of it."""
+    if high - low < (natural[1] - natural[0]) / 2:
+        return max(low, natural[0]), min(high, natural[1])
+    return natural
 
 
 def _parameters(low: float, high: float, options: Options) -> QuantizationParameters:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from pipeline.errors import InputError, ModelError
 from pipeline.frontend.graph import Graph, Node
 from pipeline.quantization.folding import output_channel_axis
 from pipeline.quantization.options import Options, patterns
-from pipeline.quantization.roles import Role, activation_inputs, fixed_range, padding_value, role_of
+from pipeline.quantization.roles import Role, activation_inputs, natural_range, padding_value, role_of
 from pipeline.quantization.wording import some
 
 
@@ -55,7 +55,9 @@ class Group:
     """The members whose values are observed: the others hold values of these."""
     low: float | None = None
     high: float | None = None
-    """What the range must contain in any case: fixed ranges and values of paddings."""
+    """What the range must contain in any case: values of paddings."""
+    natural: tuple[float, float] | None = None
+    """What the operators behind all sources can give, whatever the data; None where one has no such range."""
 
 
 @dataclass
@@ -316,16 +318,22 @@ class _Placer:
             group.members.append(name)
             group_of[name] = group
             producer = self.graph.producer(name)
-            fixed = fixed_range(producer)
-            if fixed is not None:
-                _widen(group, *fixed)
-            elif name not in derived:
+            if name not in derived:
                 group.sources.append(name)
             elif producer is not None and (value := padding_value(self.graph, producer)) is not None:
                 _widen(group, value, value)
+        for group in groups.values():
+            group.natural = _hull([natural_range(self.graph.producer(name)) for name in group.sources])
         return list(groups.values()), group_of
 
 
 def _widen(group: Group, low: float, high: float) -> None:
     group.low = low if group.low is None else min(group.low, low)
     group.high = high if group.high is None else max(group.high, high)
+
+
+def _hull(ranges: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    known = [found for found in ranges if found is not None]
+    if not known or len(known) < len(ranges):
+        return None
+    return min(low for low, _ in known), max(high for _, high in known)

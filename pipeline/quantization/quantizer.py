@@ -134,7 +134,8 @@ class Quantizer:
 
     def _nearest(self, start: float, end: float) -> Encoding:
         """Calibrate, and round to nearest."""
-        observers = make_observers(self.graph, self.placement, self.options)
+        has_data = self.feeds is not None
+        observers = make_observers(self.graph, self.placement, self.options, has_data=has_data)
         if observers:
             watched = [Watched(self.placement.groups[index].sources, o) for index, o in observers.items()]
             feeds = self._needed_feeds([entry.tensors[0] for entry in watched])

@@ -52,14 +52,14 @@ _POINTWISE_NAMES = """
 """
 _POINTWISE = frozenset(_POINTWISE_NAMES.split())
 
-FIXED_RANGES: dict[str, tuple[float, float]] = {
+NATURAL_RANGES: dict[str, tuple[float, float]] = {
     # 8 bits asymmetric: scale 1/256 and 1/128, which every runtime has tables for.
     "Softmax": (0.0, 255 / 256),
     "Sigmoid": (0.0, 255 / 256),
     "HardSigmoid": (0.0, 255 / 256),
     "Tanh": (-1.0, 127 / 128),
 }
-"""Ranges that the operator decides, whatever the data."""
+"""What operators can give, whatever the data."""
 
 
 def role_of(graph: Graph, node: Node) -> Role:
@@ -93,11 +93,11 @@ def activation_inputs(graph: Graph, node: Node) -> list[str]:
     return [name for name in names if graph.dtype(name) == TensorProto.FLOAT]
 
 
-def fixed_range(node: Node | None) -> tuple[float, float] | None:
-    """The range that the node gives its output whatever the data."""
+def natural_range(node: Node | None) -> tuple[float, float] | None:
+    """What the node can give, whatever the data; None where its operator does not say."""
     if node is None or node.domain:
         return None
-    return FIXED_RANGES.get(node.op_type)
+    return NATURAL_RANGES.get(node.op_type)
 
 
 def padding_value(graph: Graph, node: Node) -> float | None:

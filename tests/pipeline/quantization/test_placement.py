@@ -66,11 +66,12 @@ def test_average_has_its_own_scale(tmp_path, op_type, shares):
 @pytest.mark.parametrize(
     ("op_type", "low", "high"), [("Softmax", 0, 255 / 256), ("Sigmoid", 0, 255 / 256), ("Tanh", -1, 127 / 128)]
 )
-def test_range_that_the_operator_fixes(tmp_path, op_type, low, high):
-    """Runtimes have tables for scale 1/256 and 1/128; observing would also follow the calibration images."""
+def test_natural_range_of_an_operator(tmp_path, op_type, low, high):
+    net = Net().conv("x", "a").op(op_type, "a", "b").op("Concat", "a b", "y", axis=1)
     _, placement = placed(Net().conv("x", "a").op(op_type, "a", "y").file(tmp_path, "y"))
-    group = placement.group_of["y"]
-    assert (group.sources, group.low, group.high) == ([], low, high)
+    assert placement.group_of["y"].natural == (low, high)
+    _, placement = placed(net.file(tmp_path, "y"))
+    assert placement.group_of["y"].natural is None, "it holds values of another range too"
 
 
 def test_chain_of_tables_is_rounded_once(tmp_path):

@@ -171,6 +171,35 @@ def test_transposed_convolution_and_bias_of_a_product(tmp_path):
     assert _compare(before, after) > 25
 
 
+def _gate(factor: float) -> Net:
+    """The sigmoid of a convolution whose values are around -``factor``."""
+    net = Net().conv("x", "a").constant("down", np.float32(factor)).op("Sub", "a down", "s").op("Sigmoid", "s", "g")
+    return net.conv("g", "y", i=4)
+
+
+@pytest.mark.parametrize(
+    ("factor", "options", "scale"),
+    [
+        (0.0, {}, 1 / 256),
+        (6.0, {}, None),
+        (0.0, {"overrides": {"tensors": {"g": {"observer": "minmax"}}}}, None),
+    ],
+    ids=["most of it", "little of it", "observer of the user's own"],
+)
+def test_range_of_an_operator_that_is_hardly_used(tmp_path, factor, options, scale):
+    """Rare detections and attention to hundreds of tokens were rounded to multiples of 1/256, most of them to 0."""
+    before, after = _quantized(tmp_path, _gate(factor), "y", "g", ranks=(4, 4), observer="minmax", **options)
+    largest = max(run(before, feed)[1].max() for feed in batches())
+    assert constants(after)["g_scale"] == pytest.approx(scale or largest / 255, rel=1e-6)
+
+
+def test_range_of_an_operator_without_data(tmp_path):
+    path = _gate(6.0).file(tmp_path, "y")
+    ranges = {name: {"low": -4.0, "high": 4.0} for name in "xsy"}
+    result = pipeline.quantize(path, None, output=tmp_path / "q.onnx", overrides={"tensors": ranges})
+    assert constants(onnx.load(result))["g_scale"] == 1 / 256
+
+
 def test_overrides_from_a_file(tmp_path):
     text = """
     [tensors.r1]
