@@ -21,6 +21,7 @@ from pipeline.frontend.shapes import freeze_inputs
 from pipeline.quantization.feeds import Feeds, size_of
 from pipeline.quantization.observers import Observer
 from pipeline.quantization.onnxruntime_session import Feed, Session
+from pipeline.quantization.range_conflicts import Extent, only_softmax_reads
 
 RUN_BYTES = 96 * 2**20
 """Two runs are alive at a time: the one that is observed and the one that is computed."""
@@ -103,11 +104,16 @@ class Tensors:
                 yield {name: value[start : start + self._piece] for name, value in feed.items()}
 
 
-def calibrate(graph: Graph, model: ModelProto, watched: Sequence[Watched], feeds: Feeds, tell: Tell) -> None:
+def calibrate(
+    graph: Graph, model: ModelProto, watched: Sequence[Watched], feeds: Feeds, tell: Tell
+) -> dict[str, Extent]:
     """Show every observer the values of its tensors, in as many passes as the most patient one needs.
 
-    Raises ModelError, naming tensor and node, where a value is NaN or infinite.
+    Returns the smallest and the largest value of each tensor. Observers do not see the -infinity of masks.
+
+    Raises ModelError, naming tensor and node, where another value is NaN or infinite.
     """
+    extents: dict[str, Extent] = {}
     observers = {name: entry.observer for entry in watched for name in entry.tensors}
     passes = max((entry.observer.passes for entry in watched), default=0)
     count: int | None = None
@@ -117,7 +123,9 @@ def calibrate(graph: Graph, model: ModelProto, watched: Sequence[Watched], feeds
         batch_of: dict[Observer, int] = {}
         for index, values in tensors:
             for name, value in values.items():
-                _require_finite(graph, name, value)
+                low, high = extents[name] = _hull(extents.get(name), value)
+                if not (math.isfinite(low) and math.isfinite(high)):
+                    value = _finite(graph, name, value)
                 observer = due[name]
                 observer.observe(value, same_batch=batch_of.get(observer) == index)
                 batch_of[observer] = index
@@ -128,17 +136,26 @@ def calibrate(graph: Graph, model: ModelProto, watched: Sequence[Watched], feeds
         for entry in watched:
             if entry.observer.passes > turn + 1:
                 entry.observer.next_pass()
+    return extents
 
 
-def _require_finite(graph: Graph, name: str, values: np.ndarray) -> None:
-    if not (math.isfinite(float(values.max(initial=0))) and math.isfinite(float(values.min(initial=0)))):
-        node = graph.producer(name)
-        where = f"written by node {node.name!r} ({node.op_type})" if node is not None else "an input of the model"
-        bad = int(values.size - np.isfinite(values).sum())
-        raise ModelError(
-            f"tensor {name!r}, {where}, holds NaN or infinity in {bad} of {values.size} values on the calibration "
-            "data: look at that node's weights and at how the data is preprocessed."
-        )
+def _hull(extent: Extent | None, values: np.ndarray) -> Extent:
+    low, high = extent or (math.inf, -math.inf)
+    # min and max of numpy hand NaN on, those of Python need not.
+    return float(values.min(initial=low)), float(values.max(initial=high))
+
+
+def _finite(graph: Graph, name: str, values: np.ndarray) -> np.ndarray:
+    """The values without the -infinity of a mask. Raises ModelError where anything else in them is not finite."""
+    finite = np.isfinite(values)
+    if (finite | (values == -np.inf)).all() and only_softmax_reads(graph, name):
+        return values[finite]
+    node = graph.producer(name)
+    where = f"written by node {node.name!r} ({node.op_type})" if node is not None else "an input of the model"
+    raise ModelError(
+        f"tensor {name!r}, {where}, holds NaN or infinity in {int(values.size - finite.sum())} of {values.size} values "
+        "on the calibration data: look at that node's weights and at how the data is preprocessed."
+    )
 
 
 def _sizes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]], names: Sequence[str]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from pipeline.quantization.model import load_float_graph, runnable
 from pipeline.quantization.onnxruntime_session import Session
 from pipeline.quantization.options import Options
 from pipeline.quantization.placement import place
+from pipeline.quantization.range_conflicts import Extent, range_conflicts
 from pipeline.quantization.rounding import round_adaptively
 from pipeline.quantization.weight_ranges import narrow_ranges, searched_ranges
 from pipeline.quantization.wording import some
@@ -55,6 +56,8 @@ class Quantizer:
         self._tell = progress or (lambda _phase, _share: None)
         self._say = say
         self._fidelity: Fidelity | None = None
+        self._kept: set[str] = set()
+        """Names of nodes that stay float because of the ranges of what they read."""
         self._tell("read", 0.0)
         self.graph, self._source = load_float_graph(model)
         self.feeds = None if data is None else Feeds(data, self.graph.inputs, samples)
@@ -87,7 +90,7 @@ class Quantizer:
         metadata: Mapping[str, str] | None = None,
     ) -> ModelProto:
         """A checked QDQ model; the layers named in ``keep_float`` stay float, or all but ``only``."""
-        placement = place(self.graph, self.options, keep_float=keep_float, only=only)
+        placement = place(self.graph, self.options, keep_float=self._kept.union(keep_float), only=only)
         model = to_qdq(self.graph, placement, self.encoding)
         finish(model, self._source, self.options, metadata or {})
         return model
@@ -139,10 +142,31 @@ class Quantizer:
         if observers:
             watched = [Watched(self.placement.groups[index].sources, o) for index, o in observers.items()]
             feeds = self._needed_feeds([entry.tensors[0] for entry in watched])
-            calibrate(self.graph, self.float_model(), watched, feeds, self._part("calibrate", start, end))
+            tell = self._part("calibrate", start, end)
+            extents = calibrate(self.graph, self.float_model(), watched, feeds, tell)
+            if self._keep_conflicts_float(extents):
+                return self._nearest(start, end)
         activations = encode_activations(self.graph, self.placement, self.options, observers)
         self._tell("weights", end)
         return Encoding(activations, encode_layers(self.graph, self.placement, self.options, activations))
+
+    def _keep_conflicts_float(self, extents: Mapping[str, Extent]) -> bool:
+        """Place anew without the nodes that no scale serves, and say why; whether there are any.
+
+        Where overrides speak of the tensors of a node, that is the user's decision.
+        """
+        wished = self.options.overrides.tensors.keys()
+        groups = self.placement.group_of
+        free = {name: extent for name, extent in extents.items() if wished.isdisjoint(groups[name].members)}
+        conflicts = range_conflicts(self.graph, self.placement, free)
+        if not conflicts:
+            return False
+        if self._say is not None:
+            for reason in conflicts.values():
+                self._say(reason)
+        self._kept |= conflicts.keys()
+        self.placement = place(self.graph, self.options, keep_float=self._kept)
+        return True
 
     def _equalized(self) -> Encoding:
         """Equalise, then as :meth:`_nearest`; if anybody listens, both are done without it first, to compare."""
