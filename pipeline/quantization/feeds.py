@@ -38,6 +38,7 @@ class Feeds:
         self._data = data
         self._inputs = {value.name: value for value in inputs}
         self._samples = samples
+        self._whole = False
         self._spool: _Spool | None = None
         self._count = 0
         self._first: dict[str, np.ndarray] = {}
@@ -74,7 +75,11 @@ class Feeds:
     @property
     def is_divisible(self) -> bool:
         """Whether the model takes any number of samples at once."""
-        return all(_is_open(value, 0) for value in self._inputs.values())
+        return not self._whole and all(_is_open(value, 0) for value in self._inputs.values())
+
+    def keep_whole(self) -> None:
+        """Cut no batch from now on: their samples depend on each other."""
+        self._whole = True
 
     def _look(self, feed: Mapping[str, np.ndarray]) -> None:
         """Note whether any sample differs from the first one."""

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from pipeline.errors import InputError, ModelError
+from pipeline.quantization.batch_axis import samples_are_independent
 from pipeline.quantization.bias_correction import add_missing_biases, correct_biases
 from pipeline.quantization.calibration import Tell, Watched, calibrate
 from pipeline.quantization.encoding import Encoding, encode_activations, encode_layers, make_observers, require_finite
@@ -62,6 +63,7 @@ class Quantizer:
         self.graph, self._source = load_float_graph(model)
         self.feeds = None if data is None else Feeds(data, self.graph.inputs, samples)
         try:
+            self._look_at_batches()
             self.encoding = self._encode()
         except BaseException:
             self.close()
@@ -107,6 +109,15 @@ class Quantizer:
         for name, value in zip(session.outputs, session.run(feed), strict=True):
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ModelError(f"output {name!r} of the quantised model is NaN or infinite. Please report this.")
+
+    def _look_at_batches(self) -> None:
+        """Have batches kept whole where their samples are not independent."""
+        if self.feeds is None or not self.feeds.is_divisible:
+            return
+        if not samples_are_independent(self.float_model(), next(iter(self.feeds))):
+            self.feeds.keep_whole()
+            if self._say is not None:
+                self._say("batches are run whole: the first axis of this model does not count independent samples")
 
     def _encode(self) -> Encoding:
         options = self.options
