@@ -28,8 +28,8 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "An image is scaled, cropped and then normalised: (pixel * scale - mean) / std.\n"
         "What you leave out comes from the recipe stored in the model, if there is one.\n"
         "Without it, and with none of --scale, --mean and --std: scale 1/255 and, for three\n"
-        "channels, ImageNet's mean and deviation. A network gives nonsense on images that\n"
-        "are not prepared as in its training.",
+        "channels, ImageNet's mean and deviation; an input of integers gets the pixels as\n"
+        "they are. A network gives nonsense on images that are not prepared as in its training.",
     )
     size = "height and width, or one number for both (default: what the model takes)"
     group.add_argument("--size", type=int, nargs="+", metavar="N", help=size)
@@ -37,7 +37,7 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resize", type=int, metavar="N", help=resize)
     crop = "centre: keep the aspect ratio and cut; squash: do not (default: centre)"
     group.add_argument("--crop", choices=CROPS, help=crop)
-    scale = "factor for pixels of 0..255, such as 1/255 (default: 1 if a mean is above 1, else 1/255)"
+    scale = "factor for pixels of 0..255, such as 1/255 (default; 1 if a mean is above 1 or the input takes integers)"
     group.add_argument("--scale", type=_number, help=scale)
     group.add_argument("--mean", type=_number, nargs="+", metavar="M", help="one, or one a channel (default: 0)")
     group.add_argument("--std", type=_number, nargs="+", metavar="S", help="one, or one a channel (default: 1)")

@@ -20,6 +20,9 @@ CROPS, LAYOUTS, COLOURS = ("centre", "squash"), ("nchw", "nhwc"), ("rgb", "bgr")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_PIXELS = 100_000_000
 
+_LEAST_STEPS = 15
+"""Of an integer input, from a black pixel to a white one: four bits are the least that still shows a picture."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -137,12 +140,15 @@ def preprocessing_for(
     from the input's shape where that is fixed. The stored recipe must have been made for that size, unless ``options``
     give it: then the recipe is adapted. By default the shorter side is scaled to what is cut out, pixels are scaled by
     1/255 (by 1 if some mean is above 1, thus in units of 0..255), and where none of scale, mean and std is given an
-    input of three channels gets ImageNet's.
+    input of three channels gets ImageNet's. An input of integers that are not codes of a quantisation gets the pixels
+    as they are.
 
     Raises:
-        InputError: the input takes no image, or an option does not fit it.
+        InputError: the input takes no image, an option does not fit it, or the recipe makes numbers that its integers
+            cannot hold or do not resolve.
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
+    raw = np.dtype(spec.dtype).kind in "iu" and spec.quantization is None
     layout = given.get("layout") or (stored.layout if stored else _layout(spec))
     if layout not in LAYOUTS:
         raise InputError(f"layout is {layout!r}, not {' or '.join(LAYOUTS)}")
@@ -155,13 +161,13 @@ def preprocessing_for(
         )
     size = _size(spec, sides, given.get("size") or (stored.size if stored else None))
     stored = stored.for_size(size) if stored else None
-    imagenet = stored is None and channels == 3 and not {"scale", "mean", "std"} & given.keys()
+    imagenet = stored is None and not raw and channels == 3 and not {"scale", "mean", "std"} & given.keys()
     base_mean = stored.mean if stored else IMAGENET_MEAN if imagenet else (0.0,)
     base_std = stored.std if stored else IMAGENET_STD if imagenet else (1.0,)
     mean = _per_channel("mean", given.get("mean", base_mean), channels)
     std = _per_channel("std", given.get("std", base_std), channels)
-    base_scale = stored.scale if stored else 1.0 if max(map(abs, mean)) > 1 else 1 / 255
-    return Preprocessing(
+    base_scale = stored.scale if stored else 1.0 if raw or max(map(abs, mean)) > 1 else 1 / 255
+    recipe = Preprocessing(
         size=size,
         resize=int(given.get("resize") or (stored.resize if stored else min(size))),
         crop=given.get("crop") or (stored.crop if stored else "centre"),
@@ -171,6 +177,9 @@ def preprocessing_for(
         layout=layout,
         colour=given.get("colour") or (stored.colour if stored else "rgb"),
     )
+    if raw:
+        _check_integers(recipe, spec)
+    return recipe
 
 
 def fitted(recipe: Preprocessing, spec: InputSpec) -> Preprocessing:
@@ -186,6 +195,20 @@ def fitted(recipe: Preprocessing, spec: InputSpec) -> Preprocessing:
     if height is None or width is None or channels != recipe.channels:
         return recipe
     return recipe.for_size((height, width))
+
+
+def _check_integers(recipe: Preprocessing, spec: InputSpec) -> None:
+    """Raise InputError where the values of pixels leave the integers of the input, or many of them become one."""
+    limits = np.iinfo(spec.dtype)
+    ends = recipe.normalise(np.repeat(np.array([0, 255], np.uint8), recipe.channels).reshape(2, 1, 1, -1))
+    steps = np.ptp(ends, axis=0).min()
+    if np.rint(ends.min()) < limits.min or np.rint(ends.max()) > limits.max or steps < _LEAST_STEPS:
+        mean = 0 if limits.max >= 255 else 128
+        raise InputError(
+            f"preprocessing ({recipe}) makes {ends.min():.4g} to {ends.max():.4g} of pixels of 0 to 255, and input "
+            f"{spec} takes whole numbers of {limits.min} to {limits.max}: give --scale 1 --mean {mean} --std 1, or a "
+            ".npy file"
+        )
 
 
 def _image_shape(spec: InputSpec, layout: str) -> tuple[int, tuple[int | None, int | None]]:

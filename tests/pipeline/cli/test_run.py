@@ -103,7 +103,7 @@ def test_quantised_input(picture):
     path, pixels = picture
     got = prepare(path, (1, 3, 6, 8), "--scale", 1, dtype="uint8", quantization=Quantization(2.0, 10))
     np.testing.assert_array_equal(got[0], np.rint(pixels / 2 + 10).transpose(2, 0, 1))
-    got = prepare(path, (1, 3, 6, 8), "--scale", 1, dtype="int8")
+    got = prepare(path, (1, 3, 6, 8), "--scale", 1, dtype="int8", quantization=Quantization(1.0, 0))
     assert got[0, 2].max() == 127
 
 

@@ -142,3 +142,33 @@ def test_quantised_input():
     spec = InputSpec("x", (1, 3, 6, 8), "int8", Quantization(2.0, -10))
     got = prepared(PIXELS, spec, preprocessing_for(spec, {"scale": 1.0}), "x")
     np.testing.assert_array_equal(got, np.rint(PIXELS / np.float32(2) - 10).transpose(2, 0, 1))
+
+
+BYTES = InputSpec("x", (None, 6, 8, 3), "uint8")
+
+
+def test_input_of_integers_gets_pixels_as_they_are():
+    """ImageNet's mean and std used to make 0, 1 and 2 of them: a network that takes bytes normalises inside."""
+    recipe = preprocessing_for(BYTES)
+    assert (recipe.scale, recipe.mean, recipe.std) == (1.0, (0.0,) * 3, (1.0,) * 3)
+    np.testing.assert_array_equal(prepared(PIXELS, BYTES, recipe, "x"), PIXELS)
+    assert preprocessing_for(InputSpec("x", (1, 6, 8), "int32")).scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "stored", "message"),
+    [
+        ("uint8", {"scale": 1 / 255}, None, "makes 0 to 1 .* 0 to 255: give --scale 1 --mean 0 --std 1"),
+        ("int64", {"mean": [0, 0, 127.5], "std": [1, 1, 127.5]}, None, "makes -1 to 255 "),
+        ("uint8", {"mean": [104, 117, 123]}, None, "makes -123 to 151 "),
+        ("uint8", {}, dataclasses.replace(CAFFE, layout="nhwc"), "makes -123 to 151 "),
+        ("int8", {}, None, "makes 0 to 255 .* -128 to 127: give --scale 1 --mean 128 --std 1"),
+    ],
+    ids=["fractions", "one channel", "negative", "stored", "too large"],
+)
+def test_recipe_that_an_input_of_integers_cannot_hold(dtype, options, stored, message):
+    """It used to be rounded and clipped without a word."""
+    with pytest.raises(InputError, match=message):
+        preprocessing_for(InputSpec("x", (None, 6, 8, 3), dtype), options, stored)
+    advice = {"scale": 1.0, "mean": [128.0 if dtype == "int8" else 0.0], "std": [1.0]}
+    assert preprocessing_for(InputSpec("x", (None, 6, 8, 3), dtype), advice, stored).scale == 1.0
