@@ -149,7 +149,7 @@ def preprocessing_for(
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
     raw = np.dtype(spec.dtype).kind in "iu" and spec.quantization is None
-    layout = given.get("layout") or (stored.layout if stored else _layout(spec))
+    layout = given.get("layout", stored.layout if stored else _layout(spec))
     if layout not in LAYOUTS:
         raise InputError(f"layout is {layout!r}, not {' or '.join(LAYOUTS)}")
     channels, sides = _image_shape(spec, layout)
@@ -169,13 +169,13 @@ def preprocessing_for(
     base_scale = stored.scale if stored else 1.0 if raw or max(map(abs, mean)) > 1 else 1 / 255
     recipe = Preprocessing(
         size=size,
-        resize=int(given.get("resize") or (stored.resize if stored else min(size))),
-        crop=given.get("crop") or (stored.crop if stored else "centre"),
+        resize=int(given.get("resize", stored.resize if stored else min(size))),
+        crop=given.get("crop", stored.crop if stored else "centre"),
         mean=mean,
         std=std,
         scale=float(given.get("scale", base_scale)),
         layout=layout,
-        colour=given.get("colour") or (stored.colour if stored else "rgb"),
+        colour=given.get("colour", stored.colour if stored else "rgb"),
     )
     if raw:
         _check_integers(recipe, spec)
@@ -224,7 +224,11 @@ def _image_shape(spec: InputSpec, layout: str) -> tuple[int, tuple[int | None, i
     if channels is None:
         channels = 3
     if channels not in (1, 3):
-        raise InputError(f"input {spec} takes no image: {channels} channels as {layout}; give --layout or a .npy file")
+        as_nchw, as_nhwc = ("open" if spec.shape[axis] is None else spec.shape[axis] for axis in (1, 3))
+        raise InputError(
+            f"input {spec} takes no image: images have 1 or 3 channels, and it has {as_nchw} as nchw and {as_nhwc} as "
+            "nhwc; give --layout or a .npy file"
+        )
     height, width = sides
     return channels, (height, width)
 

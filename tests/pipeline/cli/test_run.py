@@ -130,17 +130,20 @@ def test_photo_is_turned_upright(tmp_path):
     ("shape", "arguments", "message"),
     [
         ((1, 10), [], "has not four dimensions"),
-        ((1, 7, 8, 9), [], "7 channels"),
+        ((1, 32, 32, 4), [], "1 or 3 channels, and it has 32 as nchw and 4 as nhwc"),
+        ((1, 3, 6, 8), ["--layout", "nhwc"], "3 as nchw and 8 as nhwc; give --layout"),
         ((1, 3, 6, 8), ["--size", 8, 6], "takes 6 x 8 pixels"),
         ((1, 3, 6, 8), ["--size", 8, 6, 3], "--size has 3 numbers"),
         ((1, 3, 6, 8), ["--mean", 1, 2], "mean has 2 values: give 1 or 3"),
         ((1, 3, 6, 8), ["--std", 0], "std not 0"),
         ((1, 3, 6, 8), ["--resize", 5], "at least 6"),
+        ((1, 3, 6, 8), ["--resize", 0], "at least 6"),
         ((1, 3, 6, 8), ["--resize", 10**6], "resize"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
 def test_image_options_that_do_not_fit(picture, shape, arguments, message):
+    """``--resize 0`` used to count as not given, and a side of an image of RGBA as its channels."""
     with pytest.raises(InputError, match=message):
         prepare(picture[0], shape, *arguments)
 
