@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 from onnx import ModelProto
@@ -14,40 +13,39 @@ from pipeline.quantization.onnxruntime_session import Feed, Session
 SAMPLES = 64
 """Enough for tenths of a decibel."""
 
+KEPT_BYTES = 256 * 2**20
+"""Of samples and outputs that are kept: where they are large, fewer samples have to do, one batch at least."""
+
 
 class Fidelity:
-    """The outputs of the float model ``reference`` on the first samples, to compare others with."""
+    """The first samples and the outputs of the float model ``reference`` on them, to compare others with.
+
+    The samples are kept: data that shuffle give others each time.
+    """
 
     def __init__(self, reference: ModelProto, feeds: Feeds, samples: int = SAMPLES) -> None:
-        self._feeds = feeds
-        self._samples = samples
         self._outputs = [value.name for value in reference.graph.output]
-        self._reference = list(self._run(reference))
+        self._kept: list[tuple[Feed, list[np.ndarray]]] = []
+        session = Session(reference, self._outputs)
+        count = filled = 0
+        for feed in feeds:
+            self._kept.append((feed, session.run(feed)))
+            count += size_of(feed)
+            filled += sum(value.nbytes for value in (*feed.values(), *self._kept[-1][1]))
+            if count >= samples or filled >= KEPT_BYTES:
+                break
 
     def sqnr(self, model: ModelProto) -> float:
         """Signal to quantisation noise of all float outputs together, in dB; inf where they are equal."""
+        session = Session(model, self._outputs)
         signal = noise = 0.0
-        for reference, outputs in zip(self._reference, self._run(model), strict=True):
-            for expected, value in zip(reference, outputs, strict=True):
+        for feed, reference in self._kept:
+            for expected, value in zip(reference, session.run(feed), strict=True):
                 if expected.dtype.kind == "f":
                     wide = expected.astype(np.float64)
                     signal += float(np.square(wide).sum())
                     noise += float(np.square(wide - value).sum())
         return decibel(signal, noise)
-
-    def _run(self, model: ModelProto) -> Iterator[list[np.ndarray]]:
-        session = Session(model, self._outputs)
-        return (session.run(feed) for feed in first_samples(self._feeds, self._samples))
-
-
-def first_samples(feeds: Iterable[Feed], samples: int) -> Iterator[Feed]:
-    """Batches until ``samples`` are there; the last one whole."""
-    count = 0
-    for feed in feeds:
-        yield feed
-        count += size_of(feed)
-        if count >= samples:
-            return
 
 
 def decibel(signal: float, noise: float) -> float:
