@@ -19,6 +19,7 @@ from pipeline.quantization.calibration import Tell, Tensors
 from pipeline.quantization.feeds import Feeds
 from pipeline.quantization.parameters import QuantizationParameters
 from pipeline.quantization.placement import Layer
+from pipeline.quantization.products import product
 from pipeline.quantization.windows import filter_inputs, filter_shape
 
 LARGEST_FILTER = 8192
@@ -94,7 +95,7 @@ class _Sums:
         windows = filter_inputs(self._layer, self._weight, x)
         self._count += windows.shape[1]
         self._windows = self._windows + windows.sum(axis=1, dtype=np.float64)
-        self._products = self._products + np.matmul(windows.transpose(0, 2, 1), windows).astype(np.float64)
+        self._products = self._products + product(windows.transpose(0, 2, 1), windows).astype(np.float64)
 
     def moments(self, *, centred: bool) -> np.ndarray:
         """(groups, K, K)"""

@@ -20,6 +20,7 @@ from pipeline.quantization.feeds import Feeds
 from pipeline.quantization.moments import layer_moments
 from pipeline.quantization.options import Options
 from pipeline.quantization.placement import Placement
+from pipeline.quantization.products import product
 from pipeline.quantization.weight_ranges import scale_sets, size_factor
 
 _SWEEPS = 10
@@ -58,7 +59,7 @@ def improve_rounding(steps: np.ndarray, codes: np.ndarray, moments: np.ndarray, 
     lower = np.clip(np.floor(steps), *limits).astype(np.int64)
     upper = np.clip(np.floor(steps) + 1, *limits).astype(np.int64)
     codes = codes.copy()
-    pull = (codes - steps) @ moments
+    pull = product(codes - steps, moments)
     for _ in range(_SWEEPS):
         changed = False
         for k in range(steps.shape[1]):

@@ -29,6 +29,7 @@ from pipeline.quantization.moments import layer_moments
 from pipeline.quantization.options import Options
 from pipeline.quantization.parameters import MAX_BITS
 from pipeline.quantization.placement import Layer, Placement
+from pipeline.quantization.products import product
 from pipeline.quantization.weights import weight_sets
 
 _PARTS = np.linspace(1.0, 0.2, 41)
@@ -132,7 +133,7 @@ def _transformed(rows: np.ndarray, moments: np.ndarray | None) -> np.ndarray:
     if moments is None:
         return rows
     grouped = rows.reshape(len(moments), -1, rows.shape[1]).astype(np.float32)
-    return np.matmul(grouped, moments.astype(np.float32)).reshape(rows.shape)
+    return product(grouped, moments.astype(np.float32)).reshape(rows.shape)
 
 
 def _pooled(a: np.ndarray, b: np.ndarray, sets: int) -> np.ndarray:
