@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.frontend.graph import Graph
+from pipeline.quantization.encoding import weight_settings
 from pipeline.quantization.model import load_float_graph
 from pipeline.quantization.options import Options
 from pipeline.quantization.overrides import LayerOverride, Overrides, TensorOverride
@@ -56,8 +57,10 @@ def table_overrides(table: CalibrationTable, graph: Graph, options: Options, sca
             own = layers.get(layer.name, LayerOverride())
             if own.weight_scale is None:
                 row = rows[layer.name]
+                # With fewer bits the threshold stays, and is cut into fewer steps.
+                largest = (1 << (weight_settings(layer, options).bits - 1)) - 1
                 steps = _weight_steps(graph, layer, row, table.weights[row])
-                layers[layer.name] = replace(own, weight_scale=steps)
+                layers[layer.name] = replace(own, weight_scale=[step * (LEVELS / largest) for step in steps])
     tensors = dict(options.overrides.tensors)
     if table.activations:
         rows = _rows_of(table.activations, "activation", placement)
@@ -87,7 +90,7 @@ def _rows_of(rows: Collection[str], kind: str, placement: Placement) -> dict[str
 
 
 def _weight_steps(graph: Graph, layer: Layer, row: str, scales: tuple[float, ...]) -> list[float]:
-    """The step of each output channel, or one for all."""
+    """The step of each output channel, or one for all, in 8 bits."""
     weight = graph.constant(layer.weight)
     assert weight is not None
     channels = weight.shape[layer.axis]

@@ -286,6 +286,17 @@ def test_dead_channels_of_a_table_keep_their_own_step(model):
     assert again.weights["a_node"][1] == pytest.approx(151, rel=1e-6)
 
 
+def test_fewer_bits_keep_the_thresholds(model):
+    """They used to keep the steps of 8 bits, which cut all weights off at 63/127 or 7/127 of their range."""
+    table = table_of_model(_quantized(model))
+    table.weights["a_node"] = (0.0, *table.weights["a_node"][1:])
+    wishes = {"layers": {"b_node": {"weight_bits": 4}}}
+    again = table_of_model(_quantized(model, table=table, weight_bits=7, overrides=wishes))
+    for name, weight in _weights(model).items():
+        absmax = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+        np.testing.assert_allclose(again.weights[name], (7 if name == "b_node" else 63) / absmax, rtol=1e-6)
+
+
 def test_the_widest_of_several_rows_for_one_tensor(tmp_path):
     """Two layers read one tensor, which has one scale: the smaller would cut the other's values off."""
     net = Net().conv("x", "a").conv("x", "b").op("Add", "a b", "y")
