@@ -288,8 +288,8 @@ def test_dead_channels_of_a_table_keep_their_own_step(model):
 
 def test_fewer_bits_keep_the_thresholds(model):
     """They used to keep the steps of 8 bits, which cut all weights off at 63/127 or 7/127 of their range."""
-    table = table_of_model(_quantized(model))
-    table.weights["a_node"] = (0.0, *table.weights["a_node"][1:])
+    rows = table_of_model(_quantized(model)).weights
+    table = CalibrationTable({**rows, "a_node": (0.0, *rows["a_node"][1:])})
     wishes = {"layers": {"b_node": {"weight_bits": 4}}}
     again = table_of_model(_quantized(model, table=table, weight_bits=7, overrides=wishes))
     for name, weight in _weights(model).items():
