@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 
 from pipeline.accuracy import Accuracy, measure_accuracy
-from pipeline.cli.data import EXPLAINED, add_data_arguments, data_files, open_data, tell_data
+from pipeline.cli.data import (
+    EXPLAINED,
+    add_data_arguments,
+    add_score_arguments,
+    data_files,
+    open_data,
+    score_options,
+    tell_data,
+)
 from pipeline.cli.progress import progress_bar
 from pipeline.network import open_network
 from pipeline.outputs import check_outputs, write_text
@@ -35,9 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL.onnx|LIB.so", help="the classifier")
     parser.add_argument("--reference", metavar="FILE", help="another model, .onnx or .so, to agree with")
     parser.add_argument("--per-class", action="store_true", help="also print each class")
-    offset = "add this to each label, where the model counts a background class (default: 0)"
-    parser.add_argument("--label-offset", type=int, default=0, metavar="N", help=offset)
-    parser.add_argument("--output-name", metavar="NAME", help="the scores, where the model has several outputs")
+    add_score_arguments(parser)
     parser.add_argument("--batch", type=int, metavar="N", help="samples a call, where the model leaves it open")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a call (default: all physical cores)")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
@@ -54,10 +60,9 @@ def main(options: argparse.Namespace) -> None:
             network,
             data,
             reference=reference,
-            output=options.output_name,
-            label_offset=options.label_offset,
             per_class=options.per_class,
             progress=lambda share: progress("running", share),
+            **score_options(options),
         )
     tell_data(data)
     print(describe(result, options.model, options.reference))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pipeline.cli.images import add_image_arguments, image_options
 from pipeline.data import Dataset, ModelDescription, load_data
@@ -33,6 +34,18 @@ def add_data_arguments(
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of that draw (default: 0)")
     add_image_arguments(parser)
+
+
+def add_score_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add ``--label-offset`` and ``--output-name``: how the classes of the data fit the outputs of a model."""
+    offset = "add this to each label, where the model counts a background class (default: 0)"
+    parser.add_argument("--label-offset", type=int, metavar="N", help=offset)
+    parser.add_argument("--output-name", metavar="NAME", help="the scores, where the model has several outputs")
+
+
+def score_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What these say, as arguments of :func:`pipeline.accuracy.measure_accuracy`."""
+    return {"label_offset": options.label_offset or 0, "output": options.output_name}
 
 
 def data_files(options: argparse.Namespace) -> list[str | None]:

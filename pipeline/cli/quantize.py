@@ -11,7 +11,15 @@ import onnx
 
 import pipeline
 from pipeline.accuracy import measure_accuracy
-from pipeline.cli.data import EXPLAINED, add_data_arguments, data_files, open_data, tell_data
+from pipeline.cli.data import (
+    EXPLAINED,
+    add_data_arguments,
+    add_score_arguments,
+    data_files,
+    open_data,
+    score_options,
+    tell_data,
+)
 from pipeline.cli.progress import Progress, progress_bar
 from pipeline.data import METADATA_KEY, Dataset, describe_model
 from pipeline.errors import InputError
@@ -40,6 +48,7 @@ examples:
 """
 SAMPLES = 512
 _METRICS = ("top1", "top5")
+_OF_BUDGET = ("metric", "labels", "label_offset", "output_name")
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = (
     "observer",
@@ -97,14 +106,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mixed.add_argument("--exclude", action="append", metavar="REGEX", help="no nodes whose name has this; repeatable")
     mixed.add_argument("--skip-first", type=int, metavar="N", help="leave the first N layers with weights float")
     mixed.add_argument("--skip-last", type=int, metavar="N", help="leave the last N layers with weights float")
-    budget = "keep as few layers float as lose at most N points of the metric; --data needs classes"
-    mixed.add_argument("--max-drop", type=float, metavar="N", help=budget)
-    mixed.add_argument("--metric", choices=_METRICS, default="top1", help="what --max-drop is of (default: top1)")
     mixed.add_argument("--overrides", metavar="FILE.toml", help="exceptions for single tensors and layers")
+    search = parser.add_argument_group("search for what stays float, by accuracy on --data, which needs classes")
+    budget = "keep as few layers float as lose at most N points of the metric"
+    search.add_argument("--max-drop", type=float, metavar="N", help=budget)
+    search.add_argument("--metric", choices=_METRICS, help="what --max-drop is of (default: top1)")
+    add_score_arguments(search)
 
 
 def main(options: argparse.Namespace) -> None:
     output = options.output or f"{Path(options.model).stem}_q.onnx"
+    _check_options(options)
     _check_outputs(options, output)
     needs_classes = options.max_drop is not None
     data = open_data(options, describe_model(options.model), batch=options.batch, classes=needs_classes)
@@ -129,6 +141,16 @@ def main(options: argparse.Namespace) -> None:
     print(describe(options.model, path, len(data) - len(data.unreadable)))
 
 
+def _check_options(options: argparse.Namespace) -> None:
+    """What can be refused by the command line alone."""
+    if options.max_drop is None:
+        idle = [name for name in _OF_BUDGET if getattr(options, name) is not None]
+        if idle:
+            raise InputError(f"--{idle[0].replace('_', '-')} is only for --max-drop, which is not given")
+    elif options.table is not None or options.table_scales is not None:
+        raise InputError("--max-drop and --table exclude each other: the table fixes which layers are quantised")
+
+
 def _check_outputs(options: argparse.Namespace, output: str) -> None:
     inputs = [options.model, options.table, options.overrides, *data_files(options)]
     check_output(output, keep=inputs)
@@ -139,17 +161,19 @@ def _within_budget(
     options: argparse.Namespace, data: Dataset, output: str, progress: Progress, chosen: dict[str, Any]
 ) -> MixedPrecision:
     """Mixed precision, judged on the calibration samples."""
-    refused = [name for name in ("table", "table_scales") if name in chosen]
-    if refused:
-        raise InputError("--max-drop and --table exclude each other: the table fixes which layers are quantised")
     if not data.labelled:
         raise InputError("--max-drop measures accuracy, and the data has no classes; see --labels, or use --exclude")
 
     def metric(path: Path) -> float:
-        result = measure_accuracy(open_network(path), data)
-        share = result.top1 if options.metric == "top1" else result.top5
+        result = measure_accuracy(open_network(path), data, **score_options(options))
+        share = result.top5 if options.metric == "top5" else result.top1
         if share is None:
             raise InputError(f"--metric {options.metric}: the model has too few classes; take top1")
+        if path == Path(options.model) and not share:
+            raise InputError(
+                f"the float model gets none of {result.labelled} samples right, so that nothing can be lost: look at "
+                "the classes and the preprocessing; a model that counts a background class needs --label-offset 1"
+            )
         return share
 
     chosen.setdefault("bias_correction", True)
@@ -160,9 +184,8 @@ def _within_budget(
 
 def _search_told(found: MixedPrecision, options: argparse.Namespace) -> list[str]:
     metrics = f"float {found.float_metric:.2f} %, all layers quantised {found.quantized_metric:.2f} %"
-    result = (
-        f"{options.metric}: {metrics}, this file {found.metric:.2f} %; {len(found.kept_float)} layers kept in float"
-    )
+    kept = f"{len(found.kept_float)} layers kept in float"
+    result = f"{options.metric or 'top1'}: {metrics}, this file {found.metric:.2f} %; {kept}"
     costs = [f"  {cost.name}: {cost.sqnr:.1f} dB, {cost.drop or 0.0:.2f} points" for cost in found.ranking]
     return [result, *(["what each layer loses alone, worst first:", *costs] if costs else [])]
 

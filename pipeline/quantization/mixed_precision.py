@@ -70,11 +70,12 @@ def mixed_precision(
     made = make_options(overrides, **options)
     path = check_model_output(output, model, overrides)
     tell = progress or (lambda _phase, _share: None)
+    tell("float model", 0.0)
+    best = float(metric(Path(model)))  # first of all: what the metric refuses should not cost a calibration
     with (
         closing(Quantizer(model, data, made, samples, lambda p, s: tell(p, 0.2 * s))) as quantizer,
         Trial(metric) as trial,
     ):
-        best = trial.score_file(model)
         search = _Search(quantizer, trial, best - max_drop - _EQUAL)
         quantized = search.metric([])
         ranking: list[LayerCost] = []

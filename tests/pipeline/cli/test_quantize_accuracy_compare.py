@@ -96,10 +96,42 @@ def test_budget_keeps_layers_in_float(capsys, tmp_path):
     assert describe_model(output).preprocessing is not None
 
 
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory) -> tuple[Path, Path]:
+    """The digits network with a further output in front of the scores, and data that counts the classes from 1."""
+    folder = tmp_path_factory.mktemp("shifted")
+    model = onnx.load(FLOAT)
+    model.graph.output.insert(0, onnx.helper.make_tensor_value_info("doubled", onnx.TensorProto.FLOAT, ["N", 10]))
+    model.graph.node.append(onnx.helper.make_node("Add", [model.graph.output[1].name] * 2, ["doubled"], name="double"))
+    onnx.save(model, folder / "two.onnx")
+    with np.load(IMAGES) as archive:
+        chosen = archive["labels"] < 9
+        np.savez(folder / "from1.npz", images=archive["images"][chosen], labels=archive["labels"][chosen] + 1)
+    return folder / "two.onnx", folder / "from1.npz"
+
+
+def test_budget_for_a_background_class_and_several_outputs(shifted, capsys, tmp_path):
+    """The search compared 0 % with 0 % where classes are counted otherwise, and could not be told of the scores."""
+    model, data = shifted
+    arguments = ["quantize", model, "--data", data, "--samples", 40, "--max-drop", 3, "-o", tmp_path / "q.onnx"]
+    assert octet(*arguments, "--label-offset", -1, "--output-name", "logits") == 0
+    assert float(re.findall(r"top1: float ([\d.]+) %", capsys.readouterr().out)[0]) > 90
+    for given, message in (
+        (["--label-offset", -1], "name the scores (--output-name)"),
+        (["--output-name", "logits"], "the float model gets none of 40 samples right"),
+    ):
+        assert octet(*arguments, *given) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--max-drop", "-1"], "give 0 or more"),
+        (["--labels", "l.txt"], "--labels is only for --max-drop"),
+        (["--label-offset", "0"], "--label-offset is only for --max-drop"),
+        (["--output-name", "logits"], "--output-name is only for --max-drop"),
+        (["--metric", "top1"], "--metric is only for --max-drop"),
         (["--max-drop", "1", "--table", "t.table"], "exclude each other"),
         (["--observer", "best"], "observer 'best' is unknown"),
         (["--observer-option", "percentile"], "write NAME=NUMBER"),
