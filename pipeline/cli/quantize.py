@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipeline.data import METADATA_KEY, Dataset, describe_model
 from pipeline.errors import InputError
 from pipeline.network import open_network
 from pipeline.outputs import check_output, check_outputs
-from pipeline.quantization import MixedPrecision, mixed_precision
+from pipeline.quantization import LayerCost, MixedPrecision, mixed_precision, sensitivity
 from pipeline.quantization.table_from_model import table_of_model
 
 HELP = "quantise a float ONNX file to 8 bits"
@@ -45,6 +46,7 @@ examples:
   octet quantize model.onnx --data train.npz --observer percentile --observer-option percentile=99.9
   octet quantize model.onnx --data images/ -o q.onnx --exclude "^head/" --skip-last 1
   octet quantize model.onnx --data images/ -o q.onnx --activations s8 --symmetric --weights per-tensor
+  octet quantize model.onnx --data labelled/ -o q.onnx --max-drop 0.5 --sensitivity
 """
 SAMPLES = 512
 _METRICS = ("top1", "top5")
@@ -112,6 +114,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--max-drop", type=float, metavar="N", help=budget)
     search.add_argument("--metric", choices=_METRICS, help="what --max-drop is of (default: top1)")
     add_score_arguments(search)
+    ranking = "print what each layer loses alone: SQNR of the outputs and, with --max-drop, the metric"
+    parser.add_argument("--sensitivity", action="store_true", help=ranking)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -122,19 +126,27 @@ def main(options: argparse.Namespace) -> None:
     data = open_data(options, describe_model(options.model), batch=options.batch, classes=needs_classes)
     chosen = {name: value for name in _PASSED if (value := getattr(options, name)) is not None}
     chosen["observer_options"] = dict(map(_setting, options.observer_option))
-    gains: list[str] = []
+    told: list[str] = []
     with progress_bar(verbose=options.verbose) as progress:
         progress("reading the first sample", 0.0)
         next(data.batches())  # what does not fit the model is refused before minutes of work
-        chosen["metadata"] = _recipe(data)
-        if not needs_classes:
-            chosen["say"] = gains.append
-            path = pipeline.quantize(options.model, data, output=output, progress=progress, **chosen)
+        produced: dict[str, Any] = {"output": output, "metadata": _recipe(data), "say": told.append}
+        if needs_classes:
+            found = _within_budget(options, data, progress, chosen | produced)
+            path, ranking = found.path, found.ranking
+            told.append(_search_told(found, options))
         else:
-            found = _within_budget(options, data, output, progress, chosen)
-            path, gains = found.path, _search_told(found, options)
+            ranking = []
+            made = 0.3 if options.sensitivity else 1.0
+            path = pipeline.quantize(
+                options.model, data, progress=lambda what, share: progress(what, made * share), **chosen, **produced
+            )
+            if options.sensitivity:
+                ranking = sensitivity(
+                    options.model, data, progress=lambda what, share: progress(what, made + 0.7 * share), **chosen
+                )
     tell_data(data)
-    for line in gains:
+    for line in [*told, *_ranking_told(ranking)]:
         print(line)
     if options.write_table:
         _write_table(path, options)
@@ -158,7 +170,7 @@ def _check_outputs(options: argparse.Namespace, output: str) -> None:
 
 
 def _within_budget(
-    options: argparse.Namespace, data: Dataset, output: str, progress: Progress, chosen: dict[str, Any]
+    options: argparse.Namespace, data: Dataset, progress: Progress, chosen: dict[str, Any]
 ) -> MixedPrecision:
     """Mixed precision, judged on the calibration samples."""
     if not data.labelled:
@@ -176,18 +188,22 @@ def _within_budget(
             )
         return share
 
-    chosen.setdefault("bias_correction", True)
-    return mixed_precision(
-        options.model, data, output=output, metric=metric, max_drop=options.max_drop, progress=progress, **chosen
-    )
+    budget = {"metric": metric, "max_drop": options.max_drop, "sensitivity": options.sensitivity}
+    return mixed_precision(options.model, data, progress=progress, **budget, **chosen)
 
 
-def _search_told(found: MixedPrecision, options: argparse.Namespace) -> list[str]:
+def _search_told(found: MixedPrecision, options: argparse.Namespace) -> str:
     metrics = f"float {found.float_metric:.2f} %, all layers quantised {found.quantized_metric:.2f} %"
     kept = f"{len(found.kept_float)} layers kept in float"
-    result = f"{options.metric or 'top1'}: {metrics}, this file {found.metric:.2f} %; {kept}"
-    costs = [f"  {cost.name}: {cost.sqnr:.1f} dB, {cost.drop or 0.0:.2f} points" for cost in found.ranking]
-    return [result, *(["what each layer loses alone, worst first:", *costs] if costs else [])]
+    return f"{options.metric or 'top1'}: {metrics}, this file {found.metric:.2f} %; {kept}"
+
+
+def _ranking_told(ranking: Sequence[LayerCost]) -> list[str]:
+    lines = []
+    for cost in ranking:
+        points = "" if cost.drop is None else f", {cost.drop:.2f} points"
+        lines.append(f"  {cost.name}: {cost.sqnr:.1f} dB{points}")
+    return ["what each layer loses alone, worst first:", *lines] if lines else []
 
 
 def _write_table(model: Path, options: argparse.Namespace) -> None:

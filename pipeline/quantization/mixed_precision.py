@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import InputError
 from pipeline.quantization.feeds import Data
 from pipeline.quantization.options import make_options
-from pipeline.quantization.quantizer import Progress, Quantizer
+from pipeline.quantization.quantizer import Progress, Quantizer, Say
 from pipeline.quantization.sensitivity import LayerCost, Metric, Trial, rank
 from pipeline.quantization.writer import check_model_output, save
 
@@ -33,7 +33,7 @@ class MixedPrecision:
     metric: float
     """Of the model that was written."""
     ranking: list[LayerCost]
-    """Worst first; empty where no layer had to be kept."""
+    """Worst first; empty where it was not asked for and no layer had to be kept."""
 
 
 def mixed_precision(
@@ -46,6 +46,8 @@ def mixed_precision(
     samples: int | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    say: Say | None = None,
+    sensitivity: bool = False,
     **options: Any,
 ) -> MixedPrecision:
     """Quantise ``model`` to ``output``, with as few layers in float as keep the metric within ``max_drop``.
@@ -56,9 +58,10 @@ def mixed_precision(
     4. Each of these is tried in 8 bits once more, the cheapest first, so that none of them is there in vain.
 
     Args:
-        model, data, output, samples, metadata, progress, options: as for :func:`pipeline.quantize`.
-        metric: asked for about as many models as there are layers.
+        model, data, output, samples, metadata, progress, say, options: as for :func:`pipeline.quantize`.
+        metric: asked for two models, and where layers are ranked for about as many as there are layers.
         max_drop: how much less than the float model's the metric may be.
+        sensitivity: rank the layers also where the fully quantised model is good enough.
 
     Raises:
         InputError: the budget cannot be met even with all layers in float; and as :func:`pipeline.quantize` does.
@@ -73,15 +76,17 @@ def mixed_precision(
     tell("float model", 0.0)
     best = float(metric(Path(model)))  # first of all: what the metric refuses should not cost a calibration
     with (
-        closing(Quantizer(model, data, made, samples, lambda p, s: tell(p, 0.2 * s))) as quantizer,
+        closing(Quantizer(model, data, made, samples, lambda p, s: tell(p, 0.2 * s), say)) as quantizer,
         Trial(metric) as trial,
     ):
         search = _Search(quantizer, trial, best - max_drop - _EQUAL)
         quantized = search.metric([])
         ranking: list[LayerCost] = []
         kept: list[str] = []
-        if not search.suffices([]):
+        suffices = search.suffices([])
+        if sensitivity or not suffices:
             ranking = rank(quantizer, trial, best, lambda p, s: tell(p, 0.2 + 0.5 * s))
+        if not suffices:
             tell("search", 0.7)
             kept = search.fewest([cost.name for cost in ranking])
         result = quantizer.make(kept, metadata=metadata)

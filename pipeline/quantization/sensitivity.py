@@ -14,6 +14,8 @@ from pipeline.quantization.feeds import Data
 from pipeline.quantization.fidelity import Fidelity
 from pipeline.quantization.options import make_options
 from pipeline.quantization.quantizer import Progress, Quantizer
+from pipeline.quantization.table_overrides import with_table
+from pipeline.quantization.tables import CalibrationTable
 from pipeline.quantization.writer import save
 
 Metric = Callable[[Path], float]
@@ -38,6 +40,8 @@ def sensitivity(
     data: Data,
     *,
     metric: Metric | None = None,
+    table: CalibrationTable | str | os.PathLike[str] | None = None,
+    table_scales: str = "input",
     samples: int | None = None,
     progress: Progress | None = None,
     **options: Any,
@@ -45,13 +49,15 @@ def sensitivity(
     """Quantise each layer alone and compare with the float model, worst layer first.
 
     Args:
-        model, data, samples, progress, options: as for :func:`pipeline.quantize`.
+        model, data, table, table_scales, samples, progress, options: as for :func:`pipeline.quantize`.
         metric: asked once for the float model and once for each layer; without one only the SQNR is compared.
 
     Raises:
         ModelError, InputError: as :func:`pipeline.quantize` does.
     """
     made = make_options(options.pop("overrides", None), **options)
+    if table is not None:
+        made = with_table(made, table, model, table_scales)
     with closing(Quantizer(model, data, made, samples, _part(progress, 0.0, 0.3))) as quantizer, Trial(metric) as trial:
         reference = trial.score_file(model) if metric is not None else None
         return rank(quantizer, trial, reference, _part(progress, 0.3, 1.0))

@@ -61,6 +61,27 @@ def test_what_quantize_says(capsys, monkeypatch, tmp_path):
     assert describe_model("digits_fp32_q.onnx").preprocessing is not None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "cost"),
+    [([], r"[\d.]+ dB"), (["--max-drop", 100], r"[\d.]+ dB, -?[\d.]+ points")],
+    ids=["SQNR", "and metric"],
+)
+def test_each_layer_alone(capsys, tmp_path, arguments, cost):
+    """A budget that 8 bits meet gave no ranking, and with any budget neither gains nor warnings were printed."""
+    given = ["--data", IMAGES, "--samples", 8, "--exclude", "blocks", "--sensitivity", "-o", tmp_path / "q.onnx"]
+    assert octet("quantize", FLOAT, *given, *arguments) == 0
+    out = capsys.readouterr().out
+    assert "bias correction: SQNR of the outputs" in out
+    assert "warning: calibrated on 8 samples" in out
+    ranking = out.partition("what each layer loses alone, worst first:\n")[2].splitlines()
+    quantised = int(re.findall(r"quantised: (\d+) of", out)[0])
+    assert quantised > 1
+    assert [re.fullmatch(f"  \\S+: {cost}", line) is not None for line in ranking[: quantised + 1]] == [
+        *[True] * quantised,
+        False,
+    ]
+
+
 def test_options_reach_the_quantiser(tmp_path):
     """Each option changes the file as its help says."""
     arguments = ["--data", IMAGES, "--samples", 4, "-o", tmp_path / "q.onnx", "--activations", "s8", "--symmetric",

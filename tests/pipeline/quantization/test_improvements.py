@@ -12,7 +12,7 @@ import pytest
 
 import pipeline
 from pipeline.errors import InputError
-from pipeline.quantization import mixed_precision, sensitivity
+from pipeline.quantization import CalibrationTable, mixed_precision, sensitivity
 from pipeline.quantization.equalization import equalize
 from pipeline.quantization.model import load_float_graph
 from pipeline.quantization.rounding import improve_rounding
@@ -185,6 +185,14 @@ def test_sensitivity_finds_the_layer(tmp_path):
     assert [cost.drop for cost in sensitivity(path, batches(2))] == [None] * 3
 
 
+def test_sensitivity_of_a_table(tmp_path):
+    """It took no table, though it has the arguments of ``quantize``: here one layer's weights get a single step."""
+    table = CalibrationTable(weights={"a_node": (100.0,), "b_node": (1.0,), "y_node": (100.0,)})
+    ranking = sensitivity(_three_layers(tmp_path), batches(2), table=table, bias_correction=False)
+    assert ranking[0].name == "b_node"
+    assert ranking[0].sqnr < 15 < ranking[1].sqnr
+
+
 def test_mixed_precision_keeps_that_layer_only(tmp_path):
     path = _three_layers(tmp_path)
     budget = {"metric": _metric(path), "max_drop": 35.0}
@@ -197,10 +205,15 @@ def test_mixed_precision_keeps_that_layer_only(tmp_path):
     assert "w_b" in constants(onnx.load(result.path)), "in float32"
 
 
-def test_mixed_precision_within_budget_keeps_nothing(tmp_path):
-    path = _three_layers(tmp_path)
-    result = mixed_precision(path, batches(), output=tmp_path / "q.onnx", metric=_metric(path), max_drop=60)
-    assert (result.kept_float, result.ranking) == ([], [])
+@pytest.mark.parametrize("sensitivity", [False, True])
+def test_mixed_precision_within_budget_keeps_nothing(tmp_path, sensitivity):
+    """It ranked the layers only where some had to be kept, and gains and doubts were never said."""
+    path, said = _three_layers(tmp_path), list[str]()
+    budget = {"metric": _metric(path), "max_drop": 60, "sensitivity": sensitivity}
+    result = mixed_precision(path, batches(), output=tmp_path / "q.onnx", say=said.append, **budget)
+    assert result.kept_float == []
+    assert len(result.ranking) == 3 * sensitivity
+    assert [line.split(":")[0] for line in said] == ["bias correction", "warning"]
 
 
 def test_mixed_precision_that_cannot_be(tmp_path):
