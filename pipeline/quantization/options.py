@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,11 @@ class Options:
     rounding: str = "nearest"
 
     def __post_init__(self) -> None:
+        for name in ("weight_bits", "skip_first", "skip_last"):
+            self._set(name, whole_number(getattr(self, name), name))
+        for name in ("symmetric", "equalize", "bias_correction"):
+            self._set(name, _truth(getattr(self, name), name))
+        self._set("observer_options", _numbers(self.observer_options, "observer_options"))
         _choice("observer", self.observer, tuple(OBSERVERS))
         _choice("io_observer", self.io_observer, tuple(OBSERVERS))
         _choice("activations", self.activations, tuple(ACTIVATIONS))
@@ -67,6 +73,10 @@ class Options:
         patterns(self.include, "include")
         patterns(self.exclude, "exclude")
 
+    def _set(self, name: str, value: object) -> None:
+        """What JSON can hold, in place of a number of numpy."""
+        object.__setattr__(self, name, value)
+
     @property
     def activation_dtype(self) -> np.dtype[Any]:
         """The integer type of activations."""
@@ -83,8 +93,39 @@ def make_options(overrides: str | os.PathLike[str] | Mapping[str, Any] | None, *
 
 
 def patterns(texts: Patterns, option: str) -> list[re.Pattern[str]]:
-    """The compiled regular expressions. Raises InputError where one is not valid."""
-    return [_pattern(text, option) for text in ([texts] if isinstance(texts, str) else texts or ())]
+    """The compiled regular expressions. Raises InputError where one is not valid, or is none."""
+    listed = [] if texts is None else [texts] if isinstance(texts, str) else texts
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(text, str) for text in listed):
+        raise InputError(f"{option} {texts!r}: give a regular expression as a string, or a list of them.")
+    return [_pattern(text, option) for text in listed]
+
+
+def whole_number(value: Any, option: str) -> int:
+    """An int of Python, numpy's being another. Raises InputError where ``value`` is no whole number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InputError(f"{option} {value!r}: give a whole number.") from None
+
+
+def _truth(value: object, option: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{option} {value!r}: give True or False.")
+    return bool(value)
+
+
+def _numbers(values: Any, option: str) -> dict[str, int | float]:
+    """Ints and floats of Python by name."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{option} {values!r}: give a dictionary of numbers by name.")
+    return {str(name): _number(value, f"{option}: {name}") for name, value in values.items()}
+
+
+def _number(value: Any, option: str) -> int | float:
+    try:
+        return operator.index(value) if hasattr(value, "__index__") else float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{option} {value!r}: give a number.") from None
 
 
 def _pattern(text: str, option: str) -> re.Pattern[str]:
