@@ -52,8 +52,9 @@ class TensorReport:
     statistics: Statistics
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON values."""
+        """The figures as JSON values; None for what only a tensor that is stored as integers has."""
         found = self.statistics
+        steps, quantised = found.max_error_steps, found.quantised
         return {
             "name": self.name,
             "operator": self.operator,
@@ -63,10 +64,10 @@ class TensorReport:
             "added_noise": round(self.added, 8),
             "cosine": round(found.cosine, 8),
             "max_error": found.max_error,
-            "max_error_steps": round(found.max_error_steps, 4),
+            "max_error_steps": None if steps is None else round(steps, 4),
             "saturation": found.saturation,
-            "scale": [float(scale) for scale in found.quantised.scale],
-            "zero_point": [int(zero) for zero in found.quantised.zero_point],
+            "scale": None if quantised is None else [float(scale) for scale in quantised.scale],
+            "zero_point": None if quantised is None else [int(zero) for zero in quantised.zero_point],
             "elements": found.count,
         }
 
@@ -116,9 +117,10 @@ def compare(
 ) -> Comparison:
     """Compare the float ONNX file ``reference`` with ``quantised``, an ONNX file made from it, once compiled.
 
-    The quantised model is compiled with all its quantised tensors as further outputs. Octet computes the same bits
-    however operators are fused, so these are the tensors of the compiled model. With ``library``, which must have been
-    compiled from ``quantised``, the target is the library's and its outputs are compared with those bit for bit.
+    The quantised model is compiled with all its quantised tensors as further outputs; its own are compared even where
+    they are float. Octet computes the same bits however operators are fused, so these are the tensors of the compiled
+    model. With ``library``, which must have been compiled from ``quantised``, the target is the library's and its
+    outputs are compared with those bit for bit.
 
     A file that Octet's quantiser equalised is compared with the float model equalised in the same way.
 
@@ -127,7 +129,7 @@ def compare(
     ``target`` is this machine by default.
 
     Raises:
-        ModelError: a file cannot be read, or is not what it should be (not quantised, nothing matches).
+        ModelError: a file cannot be read, or is not what it should be (not quantised, no layer matches).
         InputError: the data does not fit, ``library`` comes from another file, or there is NaN in a tensor.
         TargetError, CompileError, UnsupportedOperatorError: as :func:`pipeline.compile` raises them.
     """
@@ -145,10 +147,14 @@ def compare(
     float_source = equalized_model(reference) if equalized else read_model(reference, Limits())
     float_model = _prepared(float_source, filled_up(first, batch))
     matching = match_tensors(float_model, quantised_model)
-    if not matching.pairs:
+    if not any(pair.quantised for pair in matching.pairs):
         raise ModelError(
             f"no quantised tensor of {quantised} has a counterpart in {reference}: is the first quantised, and made "
             "from the second?"
+        )
+    if not matching.related:
+        raise ModelError(
+            f"no layer of {quantised} has the weights of one of {reference}: give the float model that it was made from"
         )
     expected = _float_function(float_model, matching.pairs, threads)
     isolated = _isolated_function(float_model, matching.pairs, threads)
@@ -165,7 +171,7 @@ def compare(
             wanted = expected(_renamed(inputs, float_model))
             alone = isolated({**wanted, **_compiled_values(matching.pairs, wanted, found)})
             for pair, one in zip(matching.pairs, statistics, strict=True):
-                values = wanted[pair.reference], found[pair.quantised.name], alone[pair.reference]
+                values = wanted[pair.reference], found[pair.counterpart], alone[pair.reference]
                 one.update(*_first_samples(values, _count(given), batch))
             if shared is not None:
                 same_output = same_output and all(
@@ -305,8 +311,7 @@ def _compiled_values(
 ) -> dict[str, Array]:
     """The compiled tensors in the shapes that the float model has for them."""
     return {
-        pair.reference + _COMPILED: np.resize(found[pair.quantised.name], expected[pair.reference].shape)
-        for pair in pairs
+        pair.reference + _COMPILED: np.resize(found[pair.counterpart], expected[pair.reference].shape) for pair in pairs
     }
 
 
@@ -315,7 +320,7 @@ def _probed(
 ) -> tuple[Function, str]:
     """What gives the quantised tensors, and the outputs, of the compiled model; and the target's full name."""
     path = folder / "probed.onnx"
-    onnx.save(_with_outputs(model, [pair.quantised.name for pair in pairs]), path)
+    onnx.save(_with_outputs(model, [pair.counterpart for pair in pairs]), path)
     library = pipeline.compile(
         path, target, output=folder / "probed.so", progress=lambda phase, share: tell(f"compiling: {phase}", share / 2)
     )

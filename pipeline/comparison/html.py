@@ -62,8 +62,9 @@ before this one. This answers which layer broke it: the tallest bar is where to 
 {_bars([100 * min(tensor.added, 2.0) for tensor in ordered], ordered, "added")}
 <h2>Tensors, worst first</h2>
 <p>Distribution: blue, the float model; red line, the compiled one; from the smallest to the largest value that the
-codes can hold, heights as square roots. Bars at the ends that the line does not share are clipped values. Saturated:
-the share of elements stored as the first or last code because the float value lies beyond it.</p>
+codes can hold, or that the first batch of an output in float has; heights as square roots. Bars at the ends that the
+line does not share are clipped values. Saturated: the share of elements stored as the first or last code because the
+float value lies beyond it.</p>
 {_table(result.tensors)}
 </body>
 </html>

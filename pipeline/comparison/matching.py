@@ -3,16 +3,17 @@
 Tools rename tensors, fold BatchNormalization and drop a Relu that the range of the next tensor implies, and two tools
 that number tensors may give the same name to different ones. So layers are recognised by their weights, which
 quantising hardly changes, and what lies between them by the operators on the way; names only decide between equals.
+The outputs of the models are counterparts in any case: by name, or else in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from pipeline.frontend.graph import Graph, Node
 
@@ -47,7 +48,10 @@ class Pair:
     operator: str
     """Name of the float model's node that computes it; "input" for an input."""
     op_type: str
-    quantised: Quantised
+    counterpart: str
+    """Its name in the quantised model."""
+    quantised: Quantised | None
+    """None for an output that is not stored as integers."""
 
 
 @dataclass(frozen=True)
@@ -57,36 +61,66 @@ class Matching:
     pairs: tuple[Pair, ...]
     unmatched_quantised: int
     unmatched_reference: int
+    related: bool
+    """Whether some layer was recognised; where the quantised model has none with weights, some tensor inside."""
 
 
 def match_tensors(reference: ModelProto, quantised: ModelProto) -> Matching:
     """Pair the tensors of two models that :func:`pipeline.frontend.load_model` read.
 
-    Only activations count; of the float model those that some operator other than Relu, Clip or a reshape reads.
+    Only activations count; of the float model those that some operator other than Relu, Clip or a reshape reads, and
+    outputs.
     """
     ours, theirs = _Side(Graph(reference)), _Side(Graph(quantised))
-    theirs.anchor_like(ours)
+    recognised = theirs.anchor_like(ours)
     places: dict[_Place, list[str]] = {}
     for name, place in ours.places():
         places.setdefault(place, []).append(name)
     counterparts = dict(theirs.places())
-    pairs: dict[str, Pair] = {}
-    unmatched = 0
+    entries = {entry.name: entry for _, entry in theirs.quantised()}
+    found: dict[str, str] = {}
+    unmatched = set[str]()
     for node, entry in theirs.quantised():
         candidates = places.get(counterparts[entry.name], [])
         names = {entry.name, node.input(0)}
-        found = next((name for name in candidates if name in names), candidates[0] if candidates else None)
-        if found is None:
-            unmatched += 1
-            continue
-        found = ours.after_clamp(found, theirs, entry.name)
-        if found in pairs:
-            continue
-        producer = ours.graph.producer(found)
-        pairs[found] = Pair(found, producer.name if producer else "input", producer.op_type if producer else "", entry)
-    order = {name: index for index, (name, _) in enumerate(ours.places())}
-    left = sum(name not in pairs and ours.is_kept(name) for name in order)
-    return Matching(tuple(sorted(pairs.values(), key=lambda pair: order[pair.reference])), unmatched, left)
+        best = next((name for name in candidates if name in names), candidates[0] if candidates else None)
+        if best is None:
+            unmatched.add(entry.name)
+        else:
+            found.setdefault(ours.after_clamp(best, theirs, entry.name), entry.name)
+    related = recognised > 0 if theirs.weighted else any(ours.graph.producer(name) for name in found)
+    for name, other in _outputs(ours, theirs):
+        if name not in found and other not in found.values():
+            found[name] = other
+    order = [name for name, _ in ours.places()]
+    return Matching(
+        tuple(_pair(ours.graph, name, found[name], entries) for name in order if name in found),
+        len(unmatched.difference(found.values())),
+        sum(name not in found and ours.is_kept(name) for name in order),
+        related,
+    )
+
+
+def _pair(graph: Graph, name: str, counterpart: str, entries: Mapping[str, Quantised]) -> Pair:
+    producer = graph.producer(name)
+    operator, op_type = (producer.name, producer.op_type) if producer else ("input", "")
+    return Pair(name, operator, op_type, counterpart, entries.get(counterpart))
+
+
+def _outputs(ours: _Side, theirs: _Side) -> Iterator[tuple[str, str]]:
+    """The float outputs of the float model that are computed, and the quantised model's."""
+    outputs = [_computed_outputs(side) for side in (ours, theirs)]
+    in_order = dict(zip(*outputs, strict=True)) if len(outputs[0]) == len(outputs[1]) else {}
+    for name in outputs[0]:
+        other = name if name in outputs[1] else in_order.get(name)
+        if other is not None:
+            yield name, other
+
+
+def _computed_outputs(side: _Side) -> list[str]:
+    floats = [value.name for value in side.graph.outputs if value.type.tensor_type.elem_type == TensorProto.FLOAT]
+    computed = {name for name, _ in side.places()}
+    return [name for name in floats if name in computed]
 
 
 _Key = tuple[object, ...]
@@ -107,8 +141,11 @@ class _Side:
         self.anchors: dict[int, object] = {id(node): index for index, node in enumerate(self.weighted)}
         self.numbers: dict[_Key, int] = {}
 
-    def anchor_like(self, other: _Side) -> None:
-        """Name the layers with weights after those of ``other`` that they are, and share its numbers of places."""
+    def anchor_like(self, other: _Side) -> int:
+        """Name the layers with weights after those of ``other`` that they are, and share its numbers of places.
+
+        Returns how many are some of the other's.
+        """
         self.numbers = other.numbers
         values = [other.weight(node) for node in other.weighted]
         taken: set[int] = set()
@@ -124,6 +161,7 @@ class _Side:
             if known:
                 taken.add(-best[2])
             self.anchors[id(node)] = -best[2] if known else ("unknown", place)
+        return len(taken)
 
     def weight(self, node: Node) -> Array:
         """The real values of a layer's weights, in its own order."""

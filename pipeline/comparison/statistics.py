@@ -25,7 +25,8 @@ class Statistics:
     """Sums over all elements seen; memory does not depend on how many they are."""
 
     name: str
-    quantised: Quantised
+    quantised: Quantised | None
+    """None where the tensor is not stored as integers."""
     count: int = 0
     signal: float = 0.0
     noise: float = 0.0
@@ -34,6 +35,8 @@ class Statistics:
     product: float = 0.0
     max_error: float = 0.0
     saturated: int = 0
+    span: tuple[float, float] = field(init=False, default=(0.0, 0.0))
+    """The smallest and the largest value that the quantised tensor can hold, or 0 and those of the first batch."""
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, BINS), np.int64))
     """Of the float model and of the compiled one, over :attr:`span`; what lies outside is in the outermost bins."""
 
@@ -52,7 +55,6 @@ class Statistics:
                 raise InputError(f"tensor {self.name!r} of the {whose} model holds NaN or infinity")
         saturated = self._saturated(expected.reshape(actual.shape), actual)
         x, y = (values.astype(np.float64).reshape(-1) for values in (expected, actual))
-        self.count += x.size
         self.signal += float(x @ x)
         self.norm += float(y @ y)
         self.product += float(x @ y)
@@ -62,17 +64,13 @@ class Statistics:
         self.own_noise += float(own @ own)
         self.max_error = max(self.max_error, float(np.abs(error).max(initial=0.0)))
         self.saturated += saturated
+        if not self.count:
+            self.span = self._span(x, y)
         low, high = self.span
         for row, numbers in enumerate((x, y)):
             bins = (numbers - low) * (BINS / (high - low))
             self.histogram[row] += np.bincount(np.clip(bins, 0, BINS - 1).astype(np.int64), minlength=BINS)
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """The smallest and the largest value that the quantised tensor can hold."""
-        entry = self.quantised
-        ends = [(code - entry.zero_point) * entry.scale.astype(np.float64) for code in (entry.low, entry.high)]
-        return float(ends[0].min()), float(ends[1].max())
+        self.count += x.size
 
     @property
     def noise_ratio(self) -> float:
@@ -97,17 +95,30 @@ class Statistics:
         return min(1.0, self.product / length) if length else float(self.noise == 0)
 
     @property
-    def saturation(self) -> float:
+    def saturation(self) -> float | None:
         """Share of the elements stored as the first or last code because the float value lies beyond it."""
+        if self.quantised is None:
+            return None
         return self.saturated / self.count if self.count else 0.0
 
     @property
-    def max_error_steps(self) -> float:
+    def max_error_steps(self) -> float | None:
         """:attr:`max_error` in steps of the coarsest scale."""
-        return self.max_error / float(self.quantised.scale.max())
+        return None if self.quantised is None else self.max_error / float(self.quantised.scale.max())
+
+    def _span(self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[float, float]:
+        entry = self.quantised
+        if entry is None:
+            low = min(float(values.min(initial=0.0)) for values in (x, y))
+            high = max(float(values.max(initial=0.0)) for values in (x, y))
+            return (low, high) if low < high else (0.0, 1.0)
+        ends = [(code - entry.zero_point) * entry.scale.astype(np.float64) for code in (entry.low, entry.high)]
+        return float(ends[0].min()), float(ends[1].max())
 
     def _saturated(self, expected: Array, actual: Array) -> int:
         entry = self.quantised
+        if entry is None:
+            return 0
         shape = [1] * actual.ndim
         if entry.scale.size > 1:
             shape[entry.axis] = entry.scale.size

@@ -30,8 +30,8 @@ def cells(tensor: TensorReport) -> tuple[str, ...]:
         f"{100 * tensor.added:.3f} %",
         f"{found.cosine:.5f}",
         f"{found.max_error:.4g}",
-        f"{found.max_error_steps:.1f}",
-        f"{100 * found.saturation:.3f} %",
+        "-" if found.max_error_steps is None else f"{found.max_error_steps:.1f}",
+        "-" if found.saturation is None else f"{100 * found.saturation:.3f} %",
     )
 
 

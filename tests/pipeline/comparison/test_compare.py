@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_sound_model(result):
     assert sqnr == sorted(sqnr)
     assert sqnr[0] > 25
     assert sorted(tensor.position for tensor in result.tensors) == list(range(16))
-    assert all(tensor.statistics.saturation < 0.01 for tensor in result.tensors)
+    assert all(0 <= (tensor.statistics.saturation or 0) < 0.01 for tensor in result.tensors)
 
 
 def test_final_tensor_is_that_of_the_library(result, library):
@@ -104,7 +105,7 @@ def test_culprit_is_named(tmp_path):
     result = compare(FLOAT, broken_model(tmp_path / "q.onnx"), samples())
     assert result.culprit is not None
     assert result.culprit.name == BROKEN
-    assert result.culprit.statistics.saturation > 0.02
+    assert (result.culprit.statistics.saturation or 0) > 0.02
     assert f"most noise comes in at {BROKEN}" in to_table(result)
 
 
@@ -124,6 +125,41 @@ def test_equalised_model_is_compared_with_the_float_model_equalised(tmp_path):
     assert "equalised first" in to_table(result)
     plain = pipeline.quantize(path, data, output=tmp_path / "p.onnx", **options)
     assert not compare(path, plain, [{"x": data[0]["x"][:1]}]).equalized
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [({"outputs": "float"}, ["x", "r", "y"]), ({"skip_last": 1}, ["x", "y"])], ids=str
+)
+def test_output_in_float(tmp_path, options, shown):
+    """What the model gives out, by which it is judged, was left out where the last layer stays float."""
+    net = Net().conv("x", "a").op("Relu", "a", "r").conv("r", "y", 4, 4)
+    path, data = net.file(tmp_path, "y"), batches()
+    file = pipeline.quantize(path, data, output=tmp_path / "q.onnx", **options)
+    result = compare(path, file, data)
+    assert [tensor.name for tensor in sorted(result.tensors, key=lambda one: one.position)] == shown
+    (output,) = [tensor for tensor in result.tensors if tensor.name == "y"]
+    session = [pytest.importorskip("onnxruntime").InferenceSession(model) for model in (path, file)]
+    x, y = (np.concatenate([one.run(None, batch)[0] for batch in data]).astype(np.float64) for one in session)
+    assert output.sqnr == pytest.approx(10 * np.log10((x**2).sum() / ((y - x) ** 2).sum()), abs=0.1)
+    assert output.statistics.histogram.sum() == 2 * x.size
+    assert output.statistics.histogram[:, [0, -1]].max() < x.size / 10
+    assert output.to_json()["scale"] is output.to_json()["saturation"] is None
+    assert re.search(r"^y +Conv .* - +-$", to_table(result), re.MULTILINE)
+    json.dumps(result.to_json(), allow_nan=False)
+    Checker().feed(to_html(result))
+
+
+def test_other_weights(tmp_path):
+    """The table had one row, the input, which was blamed for all noise."""
+    paths = []
+    for seed in range(2):
+        net = Net()
+        net.rng = np.random.default_rng(seed)
+        (tmp_path / str(seed)).mkdir()
+        paths.append(net.conv("x", "a").op("Relu", "a", "r").conv("r", "y", 4, 4).file(tmp_path / str(seed), "y"))
+    file = pipeline.quantize(paths[0], batches(), output=tmp_path / "q.onnx")
+    with pytest.raises(ModelError, match=r"no layer of .*q.onnx has the weights of one of .*1/"):
+        compare(paths[1], file, batches())
 
 
 def test_table(result):
