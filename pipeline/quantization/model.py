@@ -23,8 +23,14 @@ from pipeline.quantization.folding import (
     matmul_to_gemm,
     simplify_sums,
 )
+from pipeline.quantization.roles import LAYERS
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "QGemm")
+_OTHER_FLOATS: dict[int, str] = {
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+}
 
 
 def load_float_graph(path: str | os.PathLike[str], limits: Limits | None = None) -> tuple[Graph, ModelProto]:
@@ -32,7 +38,7 @@ def load_float_graph(path: str | os.PathLike[str], limits: Limits | None = None)
 
     Open dimensions stay open. Constants are folded; BatchNormalization and arithmetic per channel go into the layer in
     front of them. Raises :class:`ModelError` where the file is damaged or not valid, has control flow, is quantised
-    already, or holds no float32.
+    already, or computes in another float type.
     """
     limits = limits or Limits()
     read = read_model(path, limits)
@@ -53,6 +59,7 @@ def load_float_graph(path: str | os.PathLike[str], limits: Limits | None = None)
     simplify_sums(graph)
     graph.prune()
     graph.infer()
+    _refuse_other_floats(graph, Path(path))
     return graph, read
 
 
@@ -71,8 +78,10 @@ def _refuse(model: ModelProto, path: Path) -> None:
             raise ModelError(f"{path} is quantised already: {name}. Give the float model that it was made from.")
         if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
             raise ModelError(f"{path}: {name} holds a graph of its own (control flow), which cannot be quantised.")
-    kinds = {tensor.data_type for tensor in model.graph.initializer}
-    kinds |= {value.type.tensor_type.elem_type for value in model.graph.input}
-    halves = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16", TensorProto.DOUBLE: "float64"}
-    if TensorProto.FLOAT not in kinds and (found := kinds & halves.keys()):
-        raise ModelError(f"{path} is a {halves[min(found)]} model: export it in float32.")
+
+
+def _refuse_other_floats(graph: Graph, path: Path) -> None:
+    """By the layers: a float16 model may well take and give float32."""
+    kinds = {graph.dtype(node.input(1)) for node in graph.nodes if node.is_op(*LAYERS)}
+    if TensorProto.FLOAT not in kinds and (found := kinds & _OTHER_FLOATS.keys()):
+        raise ModelError(f"{path} is a {_OTHER_FLOATS[min(found)]} model: export it in float32.")

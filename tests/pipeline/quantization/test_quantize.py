@@ -310,11 +310,26 @@ def test_control_flow_is_refused(tmp_path):
         pipeline.quantize(save(model, tmp_path), [], output=tmp_path / "q.onnx")
 
 
-def test_half_precision_is_refused(tmp_path):
-    half = {"x": (TensorProto.FLOAT16, [1, 4])}
-    model = build([node("MatMul", "x w", "y")], half, {"y": half["x"]}, {"w": np.ones((4, 4), np.float16)})
-    with pytest.raises(ModelError, match="float16 model"):
+@pytest.mark.parametrize(("kind", "name"), [(TensorProto.FLOAT16, "float16"), (TensorProto.DOUBLE, "float64")])
+@pytest.mark.parametrize("outside", ["same", "float32"])
+def test_other_floats_are_refused(tmp_path, kind, name, outside):
+    """With inputs and outputs in float32 the model was said to have no weights."""
+    nodes = [node("MatMul", "x w", "y")]
+    if outside == "float32":
+        nodes = [node("Cast", "x", "c", to=kind), node("MatMul", "c w", "m"), node("Cast", "m", "y", to=1)]
+    ends = (kind if outside == "same" else TensorProto.FLOAT, [1, 4])
+    model = build(nodes, {"x": ends}, {"y": ends}, {"w": np.ones((4, 4), name)})
+    with pytest.raises(ModelError, match=f"is a {name} model: export it in float32"):
         pipeline.quantize(save(model, tmp_path), [], output=tmp_path / "q.onnx")
+
+
+def test_weights_stored_in_half_precision(tmp_path):
+    """What computes in float32 is quantised, however its weights are stored."""
+    nodes = [node("Cast", "w", "wide", to=1), node("MatMul", "x wide", "y")]
+    ends = (TensorProto.FLOAT, [2, 4])
+    path = save(build(nodes, {"x": ends}, {"y": ends}, {"w": np.ones((4, 4), np.float16)}), tmp_path)
+    made = onnx.load(pipeline.quantize(path, batches(2, (2, 4)), output=tmp_path / "q.onnx"))
+    assert TensorProto.INT8 in {tensor.data_type for tensor in made.graph.initializer}
 
 
 @pytest.mark.parametrize(
