@@ -150,7 +150,7 @@ def main(options: argparse.Namespace) -> None:
         print(line)
     if options.write_table:
         _write_table(path, options)
-    print(describe(options.model, path, len(data) - len(data.unreadable)))
+    print(describe(options.model, path, data.used))
 
 
 def _check_options(options: argparse.Namespace) -> None:

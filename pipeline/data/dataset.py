@@ -66,8 +66,10 @@ class Dataset:
         if not len(source):
             raise InputError("there are no samples")
         fixed = inputs[0].batch
-        self.batch = batch or fixed or 1
-        if self.batch < 1 or (fixed is not None and self.batch != fixed):
+        self.batch = (fixed or 1) if batch is None else batch
+        if self.batch < 1:
+            raise InputError(f"batch {self.batch}: give 1 or more")
+        if fixed is not None and self.batch != fixed:
             raise InputError(f"batch {self.batch}: the model takes {fixed}")
         self.inputs = tuple(inputs)
         self.labelled = source.labelled
@@ -83,6 +85,12 @@ class Dataset:
     def __len__(self) -> int:
         """How many samples there are, unreadable ones included."""
         return len(self._indices)
+
+    @property
+    def used(self) -> int:
+        """How many samples iterating gives, as far as is known: whole batches where the model's batch is fixed."""
+        readable = len(self) - len(self.unreadable)
+        return readable - readable % (self.inputs[0].batch or 1)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         """The arrays alone; without the last, short batch where the model's batch is fixed.

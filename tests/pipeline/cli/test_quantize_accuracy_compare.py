@@ -313,6 +313,16 @@ def test_bench_on_real_data(made, capsys):
     assert "p50" in captured.out
 
 
+def test_what_fills_no_batch_is_not_counted(tmp_path, capsys):
+    """It said that the model had been calibrated on 10 samples."""
+    path, data = Net((4, 3, 8, 8)).conv("x", "y").file(tmp_path, "y"), tmp_path / "x.npy"
+    np.save(data, np.zeros((10, 3, 8, 8), np.float32))
+    assert octet("quantize", path, "--data", data, "-o", tmp_path / "q.onnx") == 0
+    out = capsys.readouterr().out
+    assert "all 8 calibration samples are equal" in out
+    assert "calibrated on 8 samples\n" in out
+
+
 def test_size_of_the_stored_recipe_binds_nobody(tmp_path, capsys):
     """A network that takes any size was tied to the one it had been quantised for; its library refused every image."""
     net = Net(("N", 3, "H", "W")).conv("x", "a").op("Relu", "a", "r").op("GlobalAveragePool", "r", "g")

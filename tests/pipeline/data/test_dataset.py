@@ -52,8 +52,10 @@ def test_batches(archive, batch):
 
 
 def test_fixed_batch(archive):
-    """A model compiled for four gets four; what does not fill a batch is no use for calibration."""
-    assert [inputs["x"].shape[0] for inputs in load_data(archive, [FIXED], RAW)] == [4, 4]
+    """A model compiled for four gets four; what does not fill a batch is no use for calibration, and was counted."""
+    data = load_data(archive, [FIXED], RAW)
+    assert [inputs["x"].shape[0] for inputs in data] == [4, 4]
+    assert (len(data), data.used) == (10, 8)
     assert [len(one) for one in load_data(archive, [FIXED], RAW).batches()] == [4, 4, 2]
     with pytest.raises(InputError, match="3 samples do not fill one batch of 4"):
         list(load_data(archive, [FIXED], RAW, samples=3))
@@ -94,6 +96,7 @@ def test_unreadable_images_are_left_out(folder):
     for _ in range(2):
         np.testing.assert_array_equal(stacked(data), np.delete(IMAGES, 3, 0).transpose(0, 3, 1, 2))
     assert list(data.unreadable) == [str(folder / "3.png")]
+    assert data.used == 9
 
 
 def test_too_many_unreadable_images(folder):
@@ -169,10 +172,16 @@ def test_one_number_a_sample(tmp_path, dtype):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"samples": 0}, "0 samples"), ({"seed": -1}, "seed -1"), ({"batch": -1}, "batch -1")],
-    ids=["samples", "seed", "batch"],
+    [
+        ({"samples": 0}, "0 samples"),
+        ({"seed": -1}, "seed -1"),
+        ({"batch": -1}, "batch -1: give 1"),
+        ({"batch": 0}, "batch 0: give 1"),
+    ],
+    ids=["samples", "seed", "batch", "batch 0"],
 )
 def test_arguments_that_make_no_sense(archive, options, message):
+    """A batch of 0 counted as none given, and one below was told that the model takes None."""
     with pytest.raises(InputError, match=message):
         load_data(archive, [SPEC], RAW, **options)
 
