@@ -61,7 +61,7 @@ class CalibrationTable:
         if len(content) > _LARGEST_FILE:
             raise InputError(f"{path} has more than {_LARGEST_FILE >> 20} MiB: that is no calibration table.")
         try:
-            text = content.decode("utf-8")
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = content[: error.start].count(b"\n") + 1
             raise InputError(f"{path}, line {line}: not text in UTF-8. A calibration table is a text file.") from error

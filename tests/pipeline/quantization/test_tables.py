@@ -57,6 +57,12 @@ def test_damaged_text_is_refused_with_the_line(text, line, part):
     assert part in str(error.value)
 
 
+def test_byte_order_mark(tmp_path):
+    """Editors on Windows write one; it became a part of the first layer's name."""
+    (tmp_path / "a.table").write_text("a 1\n", encoding="utf-8-sig")
+    assert CalibrationTable.read(tmp_path / "a.table").activations == {"a": 1.0}
+
+
 def test_a_long_line_is_not_repeated_in_the_message():
     with pytest.raises(InputError) as error:
         CalibrationTable.parse("x" * 100_000)
