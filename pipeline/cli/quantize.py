@@ -26,8 +26,18 @@ from pipeline.data import METADATA_KEY, Dataset, describe_model
 from pipeline.errors import InputError
 from pipeline.network import open_network
 from pipeline.outputs import check_output, check_outputs
-from pipeline.quantization import LayerCost, MixedPrecision, mixed_precision, sensitivity
-from pipeline.quantization.table_from_model import table_of_model
+from pipeline.quantization import (
+    CalibrationTable,
+    LayerCost,
+    MixedPrecision,
+    mixed_precision,
+    sensitivity,
+    table_of_model,
+)
+from pipeline.quantization.model import load_float_graph
+from pipeline.quantization.options import make_options
+from pipeline.quantization.placement import place
+from pipeline.quantization.tables import check_scales_of
 
 HELP = "quantise a float ONNX file to 8 bits"
 DESCRIPTION = f"""\
@@ -51,6 +61,7 @@ examples:
 SAMPLES = 512
 _METRICS = ("top1", "top5")
 _OF_BUDGET = ("metric", "labels", "label_offset", "output_name")
+_SELECTION = ("include", "exclude", "skip_first", "skip_last")
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = (
     "observer",
@@ -61,10 +72,7 @@ _PASSED = (
     "weight_bits",
     "weight_range",
     "outputs",
-    "include",
-    "exclude",
-    "skip_first",
-    "skip_last",
+    *_SELECTION,
     "overrides",
     "table",
     "table_scales",
@@ -122,6 +130,8 @@ def main(options: argparse.Namespace) -> None:
     output = options.output or f"{Path(options.model).stem}_q.onnx"
     _check_options(options)
     _check_outputs(options, output)
+    if options.write_table:
+        _check_layer_names(options)
     needs_classes = options.max_drop is not None
     data = open_data(options, describe_model(options.model), batch=options.batch, classes=needs_classes)
     chosen = {name: value for name in _PASSED if (value := getattr(options, name)) is not None}
@@ -159,14 +169,26 @@ def _check_options(options: argparse.Namespace) -> None:
         idle = [name for name in _OF_BUDGET if getattr(options, name) is not None]
         if idle:
             raise InputError(f"--{idle[0].replace('_', '-')} is only for --max-drop, which is not given")
-    elif options.table is not None or options.table_scales is not None:
+    elif options.table is not None:
         raise InputError("--max-drop and --table exclude each other: the table fixes which layers are quantised")
+    if options.table_scales is not None:
+        check_scales_of(options.table_scales)
+        if options.table is None and options.write_table is None:
+            raise InputError("--table-scales is only for --table and --write-table, and neither is given")
 
 
 def _check_outputs(options: argparse.Namespace, output: str) -> None:
     inputs = [options.model, options.table, options.overrides, *data_files(options)]
     check_output(output, keep=inputs)
     check_outputs([options.write_table], [output, *inputs])
+
+
+def _check_layer_names(options: argparse.Namespace) -> None:
+    """Raise InputError, before minutes of work, where a layer to be quantised has a name that no table can hold."""
+    selection = {name: value for name in _SELECTION if (value := getattr(options, name)) is not None}
+    graph, _ = load_float_graph(options.model)
+    layers = place(graph, make_options(options.overrides, **selection)).layers
+    CalibrationTable({layer.name: (1.0,) for layer in layers}).to_text()
 
 
 def _within_budget(
@@ -188,6 +210,7 @@ def _within_budget(
             )
         return share
 
+    chosen.pop("table_scales", None)  # only of the table that is written
     budget = {"metric": metric, "max_drop": options.max_drop, "sensitivity": options.sensitivity}
     return mixed_precision(options.model, data, progress=progress, **budget, **chosen)
 

@@ -163,6 +163,9 @@ def test_budget_for_a_background_class_and_several_outputs(shifted, capsys, tmp_
         (["-o", "none/q.onnx"], "none"),
         (["-o", "q.onnx", "--write-table", "q.onnx"], "the same file is read or written too, as q.onnx"),
         (["--write-table", "none/q.table"], "folder"),
+        (["--write-table", "q.table", "--table-scales", "middle"], "table scales of 'middle': choose input or output"),
+        (["--max-drop", "1", "--write-table", "q.table", "--table-scales", "middle"], "table scales of 'middle'"),
+        (["--table-scales", "output"], "--table-scales is only for --table and --write-table"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -311,6 +314,20 @@ def test_bench_on_real_data(made, capsys):
     captured = capsys.readouterr()
     assert "shorter side to 16" in captured.err
     assert "p50" in captured.out
+
+
+def test_name_that_no_table_can_hold(tmp_path, capsys):
+    """It was refused when the model had been calibrated and written; a layer that stays float is in no table."""
+    net = Net().conv("x", "a").conv("a", "y", 4, 4)
+    net.nodes[0].name = "first layer"
+    path, data, table = net.file(tmp_path, "y"), tmp_path / "x.npy", tmp_path / "q.table"
+    np.save(data, np.ones((2, 3, 8, 8), np.float32))
+    arguments = ["quantize", path, "--data", data, "-o", tmp_path / "q.onnx", "--write-table", table]
+    assert octet(*arguments) == 2
+    assert "the layer name 'first layer_param_0' cannot be in a calibration table" in capsys.readouterr().err
+    assert not (tmp_path / "q.onnx").exists()
+    assert octet(*arguments, "--skip-first", 1) == 0
+    assert [line.split()[0] for line in table.read_text().splitlines()] == ["y_node_param_0", "y_node"]
 
 
 def test_what_fills_no_batch_is_not_counted(tmp_path, capsys):
