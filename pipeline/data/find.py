@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.data.cifar import cifar, refuse_pickle
@@ -85,7 +85,7 @@ def _images(paths: Sequence[Path], labels: Path | None) -> ImageFiles:
 
 
 def _folder(root: Path, inputs: Sequence[str], label_file: Path | None, classes: bool) -> Source:
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(root)))
+    files = sorted(_visible_files(root))
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if not images:
         return _only_archive(root, files, inputs, label_file, classes)
@@ -99,9 +99,18 @@ def _folder(root: Path, inputs: Sequence[str], label_file: Path | None, classes:
     return ImageFiles([*images, *missing], listed)
 
 
-def _is_hidden(path: Path) -> bool:
-    """Whether the file or a folder on the way to it is, such as the copies in ``.ipynb_checkpoints``."""
-    return any(part.startswith(".") for part in path.parts)
+def _visible_files(root: Path) -> Iterator[Path]:
+    """All below ``root``, through links as well, but for what is hidden, such as copies in ``.ipynb_checkpoints``."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_back(here / name)]
+        yield from (path for name in names if not name.startswith(".") and (path := here / name).is_file())
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder on the way to it, or to one around that: a way without end."""
+    target = folder.resolve() if folder.is_symlink() else None
+    return target is not None and any(above.resolve().is_relative_to(target) for above in folder.parents)
 
 
 def _only_archive(

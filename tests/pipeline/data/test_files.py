@@ -143,6 +143,22 @@ def test_one_folder_a_class(tmp_path, names, expected):
     assert labels_of(find_samples([tmp_path], ["x"], classes=True)) == expected
 
 
+def test_class_folders_that_are_links(tmp_path):
+    """They held no images. A link that leads back, to a folder around it, is not followed: it has no end."""
+    save_images(tmp_path, ["store/a/1.png", "store/b/2.png", "store/b/deep/3.png"])
+    root = tmp_path / "root"
+    root.mkdir()
+    for name, target in {"ant": "store/a", "cat": "store/b"}.items():
+        (root / name).symlink_to(tmp_path / target)
+    for name, target in {"a/self": "store/a", "b/up": "store", "b/root": "root", "b/all": "."}.items():
+        (tmp_path / "store" / name).symlink_to(tmp_path / target)
+    source = find_samples([root], ["x"], classes=True)
+    assert [item.name for item in read_all(source)] == [
+        str(root / name) for name in ("ant/1.png", "cat/2.png", "cat/deep/3.png")
+    ]
+    assert labels_of(source) == [0, 1, 1]
+
+
 @pytest.mark.parametrize("folder", ["bee", "bee/empty", "zoo"])
 def test_class_folder_without_images(tmp_path, folder):
     """It was passed over, and each class after it had the number of the one before. A hidden one is no class."""
