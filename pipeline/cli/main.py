@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import pipeline
-from pipeline.cli import accuracy, bench, compare, compile, inspect, profile, quantize, run, tune
 from pipeline.errors import OctetError
 
-_VERBS = (quantize, compile, tune, run, accuracy, compare, bench, profile, inspect)
 _EPILOG = """\
 a first session:
   octet quantize float.onnx --data images/ -o model.onnx    if it is not quantised yet
@@ -41,6 +39,9 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
+    # What they import takes a second or two, in which an interrupt must find main() at work.
+    from pipeline.cli import accuracy, bench, compare, compile, inspect, profile, quantize, run, tune
+
     top = _Parser(
         prog="octet",
         description="Compiles a quantised ONNX network into one shared library that runs it in INT8 on\n"
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"octet {pipeline.__version__}")
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in _VERBS:
+    for verb in (quantize, compile, tune, run, accuracy, compare, bench, profile, inspect):
         sub = verbs.add_parser(
             verb.__name__.rpartition(".")[2],
             help=verb.HELP,
@@ -66,13 +67,18 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``octet`` with ``arguments`` (default: those of this process) and return its exit code."""
-    options = parser().parse_args(arguments)
     try:
-        options.verb(options)
-        sys.stdout.flush()
+        return _run(parser().parse_args(arguments))
     except KeyboardInterrupt:
         print("octet: interrupted", file=sys.stderr)
         return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the verb, and return the exit code."""
+    try:
+        options.verb(options)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output (head, less) is gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

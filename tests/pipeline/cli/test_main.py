@@ -46,6 +46,32 @@ def test_errors_are_one_line(failing_compile, capsys, error, code, line):
     assert only.startswith(line)
 
 
+def test_interrupt_of_the_imports():
+    """In the first second, while the verbs are imported, Ctrl-C gave a traceback."""
+    program = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "numpy":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder())
+from pipeline.cli.main import main
+sys.exit(main(["--version"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "octet: interrupted\n")
+
+
+def test_help_is_cheap():
+    """The verbs are imported for every command line, TVM, which takes a second, only for some."""
+    program = "import sys; from pipeline.cli.main import parser; parser(); print('tvm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
 def test_verbose_adds_the_traceback(failing_compile, capsys):
     failing_compile(ModelError("bad"))
     assert main(["compile", "m.onnx", "--verbose"]) == 2
