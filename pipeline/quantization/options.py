@@ -88,8 +88,12 @@ class Options:
 
 
 def make_options(overrides: str | os.PathLike[str] | Mapping[str, Any] | None, **choices: Any) -> Options:
-    """Options of keyword arguments; ``overrides`` is a TOML file or what one would hold. Raises InputError."""
-    return Options(overrides=read_overrides(overrides), **choices)
+    """Options of keyword arguments; ``overrides`` is a TOML file or what one would hold. Raises InputError.
+
+    None stands for the default.
+    """
+    given = {name: value for name, value in choices.items() if value is not None}
+    return Options(overrides=read_overrides(overrides), **given)
 
 
 def patterns(texts: Patterns, option: str) -> list[re.Pattern[str]]:

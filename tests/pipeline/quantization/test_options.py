@@ -30,6 +30,11 @@ def test_numpy_numbers():
     }
 
 
+def test_none_is_the_default():
+    """For ``sensitivity`` and ``mixed_precision`` the default of ``quantize(bias_correction=None)`` meant False."""
+    assert make_options(None, bias_correction=None, weight_range=None) == make_options(None)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
