@@ -11,6 +11,7 @@ import numpy as np
 from onnx import ValueInfoProto, helper
 
 from pipeline.errors import InputError
+from pipeline.quantization.options import whole_number
 
 Data = Iterable[Mapping[str, np.ndarray]] | Callable[[], Iterable[Mapping[str, np.ndarray]]]
 """Batches, or a function that gives them anew on each call."""
@@ -28,6 +29,7 @@ class Feeds:
 
     def __init__(self, data: Data, inputs: list[ValueInfoProto], samples: int | None = None) -> None:
         """``samples``: stop after this many along the first axis; a batch that would go over is cut where it can be."""
+        samples = None if samples is None else whole_number(samples, "samples")
         if samples is not None and samples < 1:
             raise InputError(f"samples {samples}: give 1 or more, or none for all.")
         if isinstance(data, (str, bytes, Mapping, np.ndarray)) or not (callable(data) or isinstance(data, Iterable)):

@@ -249,6 +249,21 @@ def test_overrides_that_make_no_sense(tmp_path, overrides, message):
         pipeline.quantize(path, batches(1), output=tmp_path / "q.onnx", overrides=overrides)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 3.5}, "samples 3.5: give a whole number"),
+        ({"table_scales": "middle"}, "table scales of 'middle': choose input or output"),
+        ({"observer_options": [99.9]}, "give a dictionary of numbers by name"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_options_that_make_no_sense(tmp_path, options, message):
+    path = Net().conv("x", "y").file(tmp_path, "y")
+    with pytest.raises(InputError, match=message):
+        pipeline.quantize(path, batches(1), output=tmp_path / "q.onnx", **options)
+
+
 def test_no_data_where_every_range_is_given(tmp_path):
     path = Net().conv("x", "y").file(tmp_path, "y")
     ranges = {name: {"threshold": 4.0} for name in ("x", "y")}
