@@ -196,7 +196,7 @@ def _group_parameters(group: Group, options: Options, observer: Observer | None)
 
 def _within_natural(low: float, high: float, natural: tuple[float, float]) -> tuple[float, float]:
     """The natural range, for whose scale runtimes have tables, unless what was observed needs less than half of it."""
-    if high - low < (natural[1] - natural[0]) / 2:
+    if max(high, 0) - min(low, 0) < (natural[1] - natural[0]) / 2:
         return max(low, natural[0]), min(high, natural[1])
     return natural
 
