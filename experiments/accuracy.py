@@ -11,9 +11,9 @@ the two is how far onnxruntime agrees with itself.
 
 No image is both calibrated on and tested on: CIFAR-10 has a training set for the former, the other sets are cut in two
 halves that change places. Those sets are small, so that the rows that are compared with onnxruntime are measured with
-five such splits, and their figures are means over them (repeated cross-validation: Kim, "Estimating classification error
-rate: Repeated cross-validation, repeated hold-out and bootstrap", Computational Statistics & Data Analysis 53, 2009).
-Visual wake words, the smallest set, has been measured with --splits 20.
+five such splits, and their figures are means over them (repeated cross-validation: Kim, "Estimating classification
+error rate: Repeated cross-validation, repeated hold-out and bootstrap", Computational Statistics & Data Analysis 53,
+2009). Visual wake words, the smallest set, has been measured with --splits 20.
 
 The exit code is 1 where something does not hold that the last table lists.
 
