@@ -102,19 +102,18 @@ def _are_samples(arrays: Arrays, inputs: Sequence[TensorInfo]) -> bool:
 
 
 def _samples_of_several(files: Mapping[str, Sequence[Path]], inputs: Sequence[TensorInfo], images: Images) -> Batches:
-    """As :func:`_samples` for a model of several inputs, each with one file."""
+    """As :func:`_samples` for a model of several inputs, each with one file; samples have no names of their own."""
     for name, paths in files.items():
         if len(paths) != 1:
             raise InputError(f"input {name!r} gets {len(paths)} files, 1 needed: give NAME=FILE for each input")
     arrays = {info.name: read(files[info.name][0], info, images.read) for info in inputs}
     if not _are_samples(arrays, inputs):
-        yield ["all"], arrays, 1.0  # whole; if a shape is wrong, the model says so
+        yield [], arrays, 1.0  # whole; if a shape is wrong, the model says so
         return
     count, batch = len(arrays[inputs[0].name]), inputs[0].shape[0]
     for start in range(0, count, batch):
         end = min(start + batch, count)
-        titles = [f"[{index}]" for index in range(start, end)]
-        yield titles, {name: array[start:end] for name, array in arrays.items()}, end / count
+        yield [], {name: array[start:end] for name, array in arrays.items()}, end / count
 
 
 def _samples(paths: Sequence[Path], info: TensorInfo, images: Images) -> Batches:

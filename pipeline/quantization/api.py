@@ -12,7 +12,7 @@ from pipeline.quantization.feeds import Data
 from pipeline.quantization.options import Patterns, make_options
 from pipeline.quantization.quantizer import Progress, Quantizer, Say
 from pipeline.quantization.table_overrides import with_table
-from pipeline.quantization.tables import CalibrationTable, check_scales_of
+from pipeline.quantization.tables import CalibrationTable
 from pipeline.quantization.writer import check_model_output, save
 
 
@@ -107,9 +107,7 @@ def quantize(
         rounding=rounding,
     )
     path = check_model_output(output, model, overrides, table)
-    check_scales_of(table_scales)
-    if table is not None:
-        options = with_table(options, table, model, table_scales)
+    options = with_table(options, table, model, table_scales)
     with closing(Quantizer(model, data, options, samples, progress, say)) as quantizer:
         result = quantizer.make(metadata=metadata)
         quantizer.check(result)

@@ -14,6 +14,9 @@ from pipeline.quantization.onnxruntime_session import Session
 TOLERANCE = 1e-3
 """Of the largest result: sums in another order differ by much less."""
 
+_PARTS = (slice(0, 2), slice(0, 1), slice(1, 2))
+"""Two samples together, and each of them."""
+
 
 def samples_are_independent(model: ModelProto, feed: Mapping[str, np.ndarray]) -> bool:
     """Whether the first two samples of ``feed`` give the same results together as one after the other.
@@ -28,9 +31,6 @@ def samples_are_independent(model: ModelProto, feed: Mapping[str, np.ndarray]) -
     except InputError:
         return False
     return all(_are_alike(whole, parts) for whole, *parts in zip(together, *apart, strict=True))
-
-
-_PARTS = (slice(0, 2), slice(0, 1), slice(1, 2))
 
 
 def _are_alike(whole: np.ndarray, parts: list[np.ndarray]) -> bool:

@@ -123,7 +123,7 @@ def calibrate(
         batch_of: dict[Observer, int] = {}
         for index, values in tensors:
             for name, value in values.items():
-                low, high = extents[name] = _hull(extents.get(name), value)
+                low, high = extents[name] = _extended(extents.get(name), value)
                 if not (math.isfinite(low) and math.isfinite(high)):
                     value = _finite(graph, name, value)
                 observer = due[name]
@@ -139,7 +139,7 @@ def calibrate(
     return extents
 
 
-def _hull(extent: Extent | None, values: np.ndarray) -> Extent:
+def _extended(extent: Extent | None, values: np.ndarray) -> Extent:
     low, high = extent or (math.inf, -math.inf)
     # min and max of numpy hand NaN on, those of Python need not.
     return float(values.min(initial=low)), float(values.max(initial=high))

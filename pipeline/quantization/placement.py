@@ -323,7 +323,7 @@ class _Placer:
             elif producer is not None and (value := padding_value(self.graph, producer)) is not None:
                 _widen(group, value, value)
         for group in groups.values():
-            group.natural = _hull([natural_range(self.graph.producer(name)) for name in group.sources])
+            group.natural = hull([natural_range(self.graph.producer(name)) for name in group.sources])
         return list(groups.values()), group_of
 
 
@@ -332,7 +332,8 @@ def _widen(group: Group, low: float, high: float) -> None:
     group.high = high if group.high is None else max(group.high, high)
 
 
-def _hull(ranges: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+def hull(ranges: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """The range of all of them; None where one is not known, or there is none."""
     known = [found for found in ranges if found is not None]
     if not known or len(known) < len(ranges):
         return None

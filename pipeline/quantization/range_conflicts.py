@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.frontend.graph import Graph, Node
-from pipeline.quantization.placement import Placement
+from pipeline.quantization.placement import Placement, hull
 from pipeline.quantization.roles import Role, activation_inputs, padding_value
 
 UNLIKE = 16.0
@@ -96,8 +96,4 @@ class _Conflicts:
             return None
         parts = [self._extent(name) for name in activation_inputs(self._graph, producer)]
         padding = padding_value(self._graph, producer)
-        parts += [] if padding is None else [(padding, padding)]
-        known = [part for part in parts if part is not None]
-        if not known or len(known) < len(parts):
-            return None
-        return min(low for low, _ in known), max(high for _, high in known)
+        return hull([*parts, *([] if padding is None else [(padding, padding)])])

@@ -55,9 +55,7 @@ def sensitivity(
     Raises:
         ModelError, InputError: as :func:`pipeline.quantize` does.
     """
-    made = make_options(options.pop("overrides", None), **options)
-    if table is not None:
-        made = with_table(made, table, model, table_scales)
+    made = with_table(make_options(options.pop("overrides", None), **options), table, model, table_scales)
     with closing(Quantizer(model, data, made, samples, _part(progress, 0.0, 0.3))) as quantizer, Trial(metric) as trial:
         reference = trial.score_file(model) if metric is not None else None
         return rank(quantizer, trial, reference, _part(progress, 0.3, 1.0))

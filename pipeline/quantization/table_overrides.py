@@ -24,11 +24,11 @@ _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs")
 
 def with_table(
     options: Options,
-    table: CalibrationTable | str | os.PathLike[str],
+    table: CalibrationTable | str | os.PathLike[str] | None,
     model: str | os.PathLike[str],
     scales_of: str = "input",
 ) -> Options:
-    """``options`` with the scales of a table (or a file of one) for the float model in the file ``model``.
+    """``options`` with the scales of a table (or a file of one; None for no table) for the float model in ``model``.
 
     A table that has rows of weights must have one for each layer that is quantised, and so for activations. What no row
     speaks of (inputs of additions, the last output) is calibrated as ever. The overrides of ``options`` go first.
@@ -39,6 +39,8 @@ def with_table(
     over; ModelError where the model cannot be quantised.
     """
     check_scales_of(scales_of)
+    if table is None:
+        return options
     if options.equalize:
         raise InputError("equalize changes the weights that the table was made for: leave out one of the two.")
     if not isinstance(table, CalibrationTable):
